@@ -61,14 +61,16 @@ var configCodes = map[codes.Code]config.Code{
 	codes.Unauthenticated:    config.Unauthenticated,
 }
 
-// ToStatus returns err as a status with our detail. A status error that is
-// already in err's tree is returned as it is; nil is OK.
+// ToStatus returns err as a status with our detail; nil is OK. A status error
+// is returned as it is unless a config.Error stands around it: that one was
+// written for the caller, and what it holds as its cause was not.
 func ToStatus(err error) *status.Status {
 	if err == nil {
 		return status.New(codes.OK, "")
 	}
+	var ours *config.Error
 	var carried interface{ GRPCStatus() *status.Status }
-	if errors.As(err, &carried) {
+	if !errors.As(err, &ours) && errors.As(err, &carried) {
 		return carried.GRPCStatus()
 	}
 	e := config.AsError(err, "", config.Key{})

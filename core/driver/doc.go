@@ -115,9 +115,11 @@
 // the changes since then, and no snapshot.
 //
 // C26: Every event carries a position from which a later Watch of the same
-// scope and prefix resumes with the change after it. A position that this
-// backend did not issue for that scope and prefix is InvalidArgument; one that
-// lies before the changes still kept is OutOfRange.
+// scope and prefix resumes with the change after it; a snapshot's events carry
+// one of the snapshot as a whole, so a Watch that ended before its sync event
+// is started anew. A position that this backend did not issue for that scope
+// and prefix is InvalidArgument; one that lies before the changes still kept is
+// OutOfRange.
 //
 // C27: Watch emits from one goroutine at a time, and returns what emit
 // returned as soon as that is an error, or the context's error once it is

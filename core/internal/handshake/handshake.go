@@ -1,0 +1,29 @@
+// Package handshake holds what both ends of the plugin protocol must agree on
+// before the first call. Changing any of it shuts out the plugins that exist.
+package handshake
+
+// The cookie tells a plugin that it was started by a host rather than by hand.
+// It keeps people from an accident; it protects nothing.
+const (
+	CookieKey   = "TAGSTORE_PLUGIN_COOKIE"
+	CookieValue = "4f0c3b1e-backend"
+)
+
+// ProtocolVersion is the version of package tagstore.backend.v1, negotiated at
+// the handshake. Another version is another proto package.
+const ProtocolVersion = 1
+
+// APIMinor counts the additions within ProtocolVersion. A host accepts every
+// minor version: what it lacks shows as a capability that is not declared.
+const APIMinor = 0
+
+// PluginName is what a plugin is dispensed as.
+const PluginName = "backend"
+
+// MaxMessage bounds one message in either direction, in bytes. It holds a page
+// (driver.MaxPageBytes) or the largest value with room for metadata.
+const MaxMessage = 4 << 20
+
+// BatchBytes is where a plugin ends the answer to a BatchGet, in bytes; the
+// host asks again for the rest.
+const BatchBytes = 3 << 20

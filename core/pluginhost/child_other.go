@@ -1,0 +1,12 @@
+//go:build unix && !linux
+
+package pluginhost
+
+import "syscall"
+
+// processAttributes gives the plugin a process group of its own. There is no
+// parent-death signal here: a plugin that loses its host notices by itself.
+func processAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }
+
+// awaitExit leaves the waiting to the reaping.
+func awaitExit(int) {}

@@ -1,0 +1,16 @@
+package pluginhost_test
+
+import (
+	"testing"
+
+	"github.com/tagstore/tagstore/core/drivertest"
+	"github.com/tagstore/tagstore/core/plugintest"
+)
+
+// The reference store keeps every clause through a real process too.
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	plugintest.Run(t, testPlugin, func(testing.TB) any { return struct{}{} }, drivertest.Caps{
+		Batch: true, History: true, Watch: true, Ping: true, Idempotent: true, Size: true, MaxValue: 1 << 20,
+	})
+}

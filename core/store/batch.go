@@ -1,0 +1,210 @@
+package store
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/driver"
+)
+
+const (
+	// batchChunk is how many IDs one backend is asked for at once. It bounds
+	// how far a batch can overrun its answer before that is noticed.
+	batchChunk = 64
+	// batchGets is how many Gets run at once on a backend without Batcher.
+	batchGets = 8
+)
+
+// Result is the outcome for one key of a batch: Err is nil or Answer is zero.
+type Result struct {
+	Answer
+	Err error
+}
+
+// BatchGet returns the effective value of each key, in the order asked. The
+// keys may have any mix of prefixes and repeat; a repeated key is read once.
+//
+// Each key has its own error, and a backend that fails, fails its own keys
+// only. Once the answer holds MaxAnswer bytes, the keys that are left over are
+// ResourceExhausted; those are to be asked for again without the others. The
+// call itself fails only for a number of keys that is not 1 to MaxBatch.
+//
+// Backends are read in parallel and layers one after the other, so that the
+// keys of one backend cost as many of its calls as there are layers to look
+// through, for every 64 keys.
+func (s *Store) BatchGet(ctx context.Context, sc Scope, keys []config.Key) (_ []Result, err error) {
+	const op = "store.BatchGet"
+	defer s.observe(ctx, op, time.Now(), &err)
+	if len(keys) == 0 || len(keys) > s.maxBatch {
+		return nil, named(config.Errorf(config.InvalidArgument, "a batch has 1 to %d keys, not %d", s.maxBatch, len(keys)), op, config.Key{})
+	}
+	if err := sc.check(); err != nil {
+		return nil, named(err, op, config.Key{})
+	}
+
+	table := s.routes.Load()
+	lookups := make(map[config.Key]*lookup, len(keys))
+	perBackend := map[string][]*lookup{}
+	for _, k := range keys {
+		if lookups[k] != nil {
+			continue
+		}
+		w := &lookup{call: call{store: s, op: op, key: k}}
+		lookups[k] = w
+		if w.route, _, w.err = table.Match(k); w.err == nil {
+			w.places, w.err = sc.places(w.route)
+		}
+		if w.err != nil {
+			w.err = w.refused(w.err)
+			continue
+		}
+		perBackend[w.route.BackendName] = append(perBackend[w.route.BackendName], w)
+	}
+
+	var budget atomic.Int64
+	budget.Store(int64(s.maxAnswer))
+	var all sync.WaitGroup
+	for _, group := range perBackend {
+		all.Go(func() { readGroup(ctx, group, &budget) })
+	}
+	all.Wait()
+	return s.assemble(keys, lookups), nil
+}
+
+// lookup is one distinct key of a batch and what is known of it so far.
+type lookup struct {
+	call
+	places []place // those that are still to be looked at
+	entry  config.Entry
+	err    error
+	given  bool // to one result already
+}
+
+func (w *lookup) id() config.ID { return w.places[0].id(w.key) }
+
+// settle takes the answer for w's first place. It reports whether the next one
+// has to be asked.
+func (w *lookup) settle(ctx context.Context, r driver.Result) (again bool) {
+	e, found, err := w.believe(ctx, w.id(), 0, r)
+	switch {
+	case err != nil:
+		w.err = err
+	case found:
+		w.entry = e
+	case len(w.places) > 1:
+		w.places = w.places[1:]
+		return true
+	default:
+		w.err = w.notFound()
+	}
+	return false
+}
+
+func (w *lookup) exhausted() error {
+	return w.refused(config.Errorf(config.ResourceExhausted, "the values of other keys fill this answer").
+		WithHint("ask for this key again with fewer others"))
+}
+
+// size is what a value takes of the answer, roughly.
+func (w *lookup) size() int {
+	const rest = 256 // the metadata, without its texts
+	return len(w.entry.Value) + len(w.entry.Message) + len(w.key.String()) + rest
+}
+
+// readGroup reads keys of one backend, layer by layer.
+func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
+	for len(group) > 0 {
+		var next []*lookup
+		for len(group) > 0 {
+			chunk := group[:min(batchChunk, len(group))]
+			group = group[len(chunk):]
+			if budget.Load() <= 0 {
+				for _, w := range chunk {
+					w.err = w.exhausted()
+				}
+				continue
+			}
+			for i, r := range readChunk(ctx, chunk) {
+				w := chunk[i]
+				if w.err != nil {
+					continue
+				}
+				if w.settle(ctx, r) {
+					next = append(next, w)
+				} else if w.err == nil {
+					budget.Add(-int64(w.size()))
+				}
+			}
+		}
+		group = next
+	}
+}
+
+// readChunk asks for the current place of each key. Where the call as a whole
+// failed, it sets each key's err.
+func readChunk(ctx context.Context, chunk []*lookup) []driver.Result {
+	b := chunk[0].route.Backend
+	results := make([]driver.Result, len(chunk))
+	batcher, ok := driver.AsBatcher(b)
+	if !ok {
+		var gets errgroup.Group
+		gets.SetLimit(batchGets)
+		for i, w := range chunk {
+			gets.Go(func() error {
+				results[i].Entry, results[i].Err = b.Get(ctx, w.id(), 0)
+				return nil
+			})
+		}
+		_ = gets.Wait() // each result has its own error
+		return results
+	}
+	ids := make([]config.ID, len(chunk))
+	for i, w := range chunk {
+		ids[i] = w.id()
+	}
+	got, err := batcher.BatchGet(ctx, ids)
+	whole := call{store: chunk[0].store, op: chunk[0].op, route: chunk[0].route}
+	switch {
+	case err != nil && config.CodeOf(err) == config.NotFound:
+		err = whole.violation(ctx, "batch not found")
+	case err != nil:
+		err = whole.failed(ctx, err)
+	case len(got) != len(ids):
+		err = whole.violation(ctx, "wrong number of results")
+	default:
+		return got
+	}
+	for _, w := range chunk {
+		w.err = w.refused(err)
+	}
+	return results
+}
+
+// assemble puts the outcomes into the order asked and bounds their size,
+// repeated keys included.
+func (s *Store) assemble(keys []config.Key, lookups map[config.Key]*lookup) []Result {
+	left := s.maxAnswer
+	results := make([]Result, len(keys))
+	for i, k := range keys {
+		w := lookups[k]
+		switch {
+		case w.err != nil:
+			results[i].Err = w.err
+		case w.size() > left:
+			results[i].Err = w.exhausted()
+		default:
+			left -= w.size()
+			results[i].Answer = Answer{Entry: w.entry, Freshness: fresh()}
+			if w.given { // no two results share memory
+				results[i].Entry = w.entry.Clone()
+			}
+			w.given = true
+		}
+	}
+	return results
+}

@@ -1,0 +1,63 @@
+package store
+
+import (
+	"context"
+	"time"
+
+	"github.com/tagstore/tagstore/core/config"
+)
+
+// Get returns the effective value of a key. A layer that can not be read is an
+// error even if a less specific one could be: falling back would answer with a
+// value that is not the effective one.
+func (s *Store) Get(ctx context.Context, sc Scope, k config.Key) (_ Answer, err error) {
+	const op = "store.Get"
+	defer s.observe(ctx, op, time.Now(), &err)
+	c, err := s.on(op, k)
+	if err != nil {
+		return Answer{}, err
+	}
+	places, err := sc.places(c.route)
+	if err != nil {
+		return Answer{}, c.refused(err)
+	}
+	e, at, err := c.effective(ctx, k, places)
+	switch {
+	case err != nil:
+		return Answer{}, err
+	case at < 0:
+		return Answer{}, c.notFound()
+	}
+	return Answer{Entry: e, Freshness: fresh()}, nil
+}
+
+// GetVersion returns one version of the layer that the scope names. A version
+// that does not exist, is no longer kept or is a deletion is NotFound; version
+// 0 is InvalidArgument.
+func (s *Store) GetVersion(ctx context.Context, sc Scope, k config.Key, version uint64) (_ Answer, err error) {
+	const op = "store.GetVersion"
+	defer s.observe(ctx, op, time.Now(), &err)
+	c, err := s.on(op, k)
+	if err != nil {
+		return Answer{}, err
+	}
+	if version == 0 {
+		return Answer{}, c.refused(noVersion())
+	}
+	p, err := sc.place(c.route)
+	if err != nil {
+		return Answer{}, c.refused(err)
+	}
+	e, found, err := c.read(ctx, p.id(k), version)
+	switch {
+	case err != nil:
+		return Answer{}, err
+	case !found:
+		return Answer{}, c.notFound()
+	}
+	return Answer{Entry: e, Freshness: fresh()}, nil
+}
+
+func noVersion() error {
+	return config.Errorf(config.InvalidArgument, "version 0 is no version").WithHint("versions count from 1; History lists them")
+}

@@ -7,6 +7,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
+// readable writes durations with their unit, "1.5s", where JSON would have a
+// bare number of nanoseconds.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
+}
+
 // traceHandler adds the ids of the context's trace to each record, so that log
 // lines of several processes can be put together.
 type traceHandler struct{ slog.Handler }

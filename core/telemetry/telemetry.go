@@ -78,8 +78,8 @@ func New(service, version string, w io.Writer, level slog.Leveler) (*Telemetry, 
 			sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())), sdktrace.WithResource(self)),
 	}
 	t.MeterProvider, t.TracerProvider = t.meters, t.tracers
-	t.Logger = slog.New(traceHandler{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level})}).
-		With(slog.String("service", service), slog.String("version", version))
+	t.Logger = slog.New(traceHandler{slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: readable})}).
+		With(slog.String("service", service), slog.String("service_version", version))
 	otel.SetTextMapPropagator(propagation.TraceContext{})
 	return t, nil
 }

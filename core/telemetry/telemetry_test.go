@@ -11,6 +11,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
@@ -84,7 +85,7 @@ func TestRegistriesAreSeparate(t *testing.T) {
 
 func TestLogLineIsOneJSONObject(t *testing.T) {
 	tel, logged := fresh(t, slog.LevelInfo)
-	tel.Logger.Info("hello", slog.String("key", "a\nb\x1b[31m"))
+	tel.Logger.Info("hello", slog.String("key", "a\nb\x1b[31m"), slog.Duration("took", 1500*time.Millisecond))
 	tel.Logger.Debug("hidden")
 	line := logged.String()
 	if strings.Count(line, "\n") != 1 || strings.ContainsRune(line, '\x1b') {
@@ -95,7 +96,7 @@ func TestLogLineIsOneJSONObject(t *testing.T) {
 		t.Fatal(err)
 	}
 	for k, want := range map[string]string{
-		"msg": "hello", "level": "INFO", "service": "tagstore-test", "version": "1.2.3", "key": "a\nb\x1b[31m",
+		"msg": "hello", "level": "INFO", "service": "tagstore-test", "service_version": "1.2.3", "took": "1.5s", "key": "a\nb\x1b[31m",
 	} {
 		if got[k] != want {
 			t.Errorf("%s is %q, want %q", k, got[k], want)

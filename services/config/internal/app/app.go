@@ -1,0 +1,227 @@
+// Package app is the configuration service as a whole: it composes the plugin
+// host, the store and the server from the settings, runs them, and takes them
+// down again in order.
+package app
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/tagstore/tagstore/core/auth"
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/pluginhost"
+	"github.com/tagstore/tagstore/core/router"
+	"github.com/tagstore/tagstore/core/store"
+	"github.com/tagstore/tagstore/core/telemetry"
+	"github.com/tagstore/tagstore/services/config/internal/readiness"
+	"github.com/tagstore/tagstore/services/config/internal/server"
+)
+
+const (
+	// name is what the service calls itself in logs and metrics.
+	name = "tagstore-config"
+	// pollInterval bounds how old the health of a prefix can be.
+	pollInterval = 250 * time.Millisecond
+	// closeTimeout bounds each step of taking things down that has no setting.
+	closeTimeout = 5 * time.Second
+)
+
+// Options are what Run gets from its process.
+type Options struct {
+	Version string
+	Environ []string  // in the form of os.Environ
+	Out     io.Writer // for log lines, one Write each
+	// Force ends a drain at once when it is closed. Nil never does.
+	Force <-chan struct{}
+}
+
+// Run serves until ctx is done, drains, and returns nil. It returns an error,
+// with one line for each problem, when the service can not start or its
+// listener fails; whichever way it returns, everything that it started is gone.
+//
+// It writes one log line with the message "ready" and the bound addresses when
+// it serves.
+func Run(ctx context.Context, o Options) (err error) {
+	s, err := LoadSettings(o.Environ)
+	if err != nil {
+		return err
+	}
+	// The start is logged whatever the level, "ready" above all: others wait
+	// for that line.
+	var level slog.LevelVar
+	level.Set(min(s.LogLevel, slog.LevelInfo))
+	tel, err := telemetry.New(name, o.Version, o.Out, &level)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+		defer cancel()
+		err = errors.Join(err, tel.Shutdown(ctx))
+	}()
+	p, err := prepare(s)
+	if err != nil {
+		return err
+	}
+	p.warn(tel.Logger)
+
+	listener, err := listen(ctx, "LISTEN", p.address.String())
+	if err != nil {
+		return stoppedOr(ctx, err)
+	}
+	defer listener.Close() // does nothing where the server has closed it
+	monitor := readiness.NewMonitor(server.ServiceNames()...)
+	management, err := startManagement(ctx, s.ManagementListen, monitor, tel)
+	if err != nil {
+		return stoppedOr(ctx, err)
+	}
+	defer func() { err = errors.Join(err, management.close()) }()
+
+	// Before the plugins: its options are checked, and the keys are on their way
+	// while the plugins start.
+	verifier, err := auth.NewVerifier(s.auth(tel.Logger))
+	if err != nil {
+		return err
+	}
+	defer verifier.Close()
+
+	host, err := pluginhost.Open(ctx, p.plugins(), pluginhost.Options{
+		Logger: tel.Logger, SocketDir: s.SocketDir, MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
+	})
+	if err != nil {
+		return stoppedOr(ctx, err)
+	}
+	defer func() { err = errors.Join(err, host.Close()) }()
+	routes, err := p.routes(host)
+	if err != nil {
+		return err
+	}
+	backends := p.backends(host)
+	srv, err := server.New(server.Options{
+		Store: store.New(router.New(routes), store.Options{
+			Logger: tel.Logger, MeterProvider: tel.MeterProvider, TokenKey: p.tokenKey,
+		}),
+		Backends: backends, Health: monitor.Health(), Verifier: verifier, Limits: p.limits, TLS: p.tls, Dev: s.Dev,
+		Logger: tel.Logger, MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
+	})
+	if err != nil {
+		return err
+	}
+	return serve(ctx, running{
+		settings: s, level: &level, log: tel.Logger, force: o.Force,
+		server: srv, listener: listener, monitor: monitor, management: management, backends: backends, verifier: verifier,
+	})
+}
+
+// running is what serve needs of what Run has built.
+type running struct {
+	settings   Settings
+	level      *slog.LevelVar
+	log        *slog.Logger
+	force      <-chan struct{}
+	server     *server.Server
+	listener   net.Listener
+	monitor    *readiness.Monitor
+	management *management
+	backends   []server.Backend
+	verifier   *auth.Verifier
+}
+
+// serve runs the server until ctx is done or a listener fails, and drains it.
+// Nothing that it starts outlives it.
+func serve(ctx context.Context, r running) error {
+	var work sync.WaitGroup
+	defer work.Wait()
+	polling, stopPolling := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopPolling()
+
+	served := make(chan error, 1)
+	work.Go(func() { served <- r.server.Serve(r.listener) })
+	r.monitor.Serve(watched(r.backends), func() bool { return r.verifier.Ready() == nil })
+	work.Go(func() { r.monitor.Run(polling, pollInterval) })
+	r.log.Info("ready",
+		slog.String("grpc", r.listener.Addr().String()),
+		slog.String("management", r.management.address()),
+		slog.Int("backends", len(r.backends)))
+	r.level.Set(r.settings.LogLevel)
+
+	select {
+	case <-ctx.Done():
+		r.drain(ctx)
+		return <-served
+	case err := <-served:
+		r.server.Stop()
+		return err
+	case err := <-r.management.failed:
+		r.server.Stop()
+		return errors.Join(err, <-served)
+	}
+}
+
+// drain tells everybody to go elsewhere, gives them time to, and then finishes
+// what is in flight.
+func (r running) drain(ctx context.Context) {
+	r.log.Info("draining", slog.Duration("delay", r.settings.DrainDelay), slog.Duration("timeout", r.settings.DrainTimeout))
+	r.monitor.Drain()
+	delay := time.NewTimer(r.settings.DrainDelay)
+	defer delay.Stop()
+	select {
+	case <-delay.C:
+	case <-r.force:
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.settings.DrainTimeout)
+	defer cancel()
+	drained := make(chan struct{})
+	var forcing sync.WaitGroup
+	forcing.Go(func() {
+		select {
+		case <-r.force:
+			cancel()
+		case <-drained:
+		}
+	})
+	r.server.Drain(ctx)
+	close(drained)
+	forcing.Wait()
+	r.log.Info("drained")
+}
+
+// watched is what the readiness monitor looks at of the backends.
+func watched(backends []server.Backend) []readiness.Backend {
+	out := make([]readiness.Backend, len(backends))
+	for i, b := range backends {
+		out[i] = readiness.Backend{
+			Name: b.Process.Status().Name, Prefixes: b.Prefixes,
+			State: func() (string, bool) {
+				state := b.Process.Status().State
+				return state.String(), state == pluginhost.StateServing
+			},
+		}
+	}
+	return out
+}
+
+// listen takes the port before anything else is started: that it is in use is
+// the likeliest reason why a start fails.
+func listen(ctx context.Context, setting, address string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, (&config.Error{Code: config.FailedPrecondition, Message: Prefix + setting + ": " + err.Error()}).
+			WithHint("free the port, or set %s%s to another one (port 0 takes a free one)", Prefix, setting).WithCause(err)
+	}
+	return l, nil
+}
+
+// stoppedOr returns nil for a start that was given up because the process was
+// told to stop, else err.
+func stoppedOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil //nolint:nilerr // giving up was what was asked for
+	}
+	return err
+}

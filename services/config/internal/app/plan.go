@@ -1,0 +1,99 @@
+package app
+
+import (
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+
+	"github.com/tagstore/tagstore/core/auth"
+	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/manifest"
+	"github.com/tagstore/tagstore/core/pluginhost"
+	"github.com/tagstore/tagstore/core/router"
+	"github.com/tagstore/tagstore/services/config/internal/server"
+)
+
+// plan is everything that can be found out, and found wrong, before anything is
+// started.
+type plan struct {
+	address       *net.TCPAddr
+	tls           *tls.Config
+	limits        server.Limits
+	tokenKey      []byte
+	tokenKeyFixed bool
+	manifest      *manifest.Manifest
+}
+
+// prepare reports everything that is wrong at once.
+func prepare(s Settings) (*plan, error) {
+	var p plan
+	var problems [5]error
+	p.address, problems[0] = s.address()
+	p.tls, problems[1] = s.tls()
+	p.limits, problems[2] = s.limits()
+	p.tokenKey, p.tokenKeyFixed, problems[3] = s.tokenKey()
+	p.manifest, problems[4] = manifest.Load(s.Manifest, manifest.Options{Dev: s.Dev})
+	if err := errors.Join(problems[:]...); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// warn says what was asked for and is not to be had.
+func (p *plan) warn(logger *slog.Logger) {
+	for _, r := range p.manifest.Routes {
+		if !r.Cache.IsZero() {
+			logger.Warn("the route's cache settings have no effect in this version: every answer comes from the store",
+				slog.String("prefix", r.Prefix))
+		}
+	}
+	if !p.tokenKeyFixed {
+		logger.Info("page and resume tokens end with this process",
+			slog.String("hint", "set "+Prefix+"TOKEN_KEY to the same key on every replica to let clients resume elsewhere"))
+	}
+}
+
+// plugins is what the plugin host has to start.
+func (p *plan) plugins() []pluginhost.Plugin {
+	out := make([]pluginhost.Plugin, len(p.manifest.Backends))
+	for i, b := range p.manifest.Backends {
+		out[i] = pluginhost.Plugin{
+			Name: b.Name, Path: b.Plugin, Args: b.Args, Env: b.Env, Dir: p.manifest.Dir,
+			Options: b.Options, CallTimeout: b.CallTimeout,
+		}
+	}
+	return out
+}
+
+// routes puts the manifest's routes onto the processes that answer them.
+func (p *plan) routes(host *pluginhost.Host) (*router.Table, error) {
+	return router.FromManifest(p.manifest, func(name string) (driver.Backend, bool) { return host.Process(name) })
+}
+
+// backends is every process with the prefixes that lead to it, by name.
+func (p *plan) backends(host *pluginhost.Host) []server.Backend {
+	processes := host.Processes()
+	out := make([]server.Backend, len(processes))
+	for i, process := range processes {
+		out[i].Process = process
+		for _, r := range p.manifest.Routes {
+			if r.Backend == process.Name() {
+				out[i].Prefixes = append(out[i].Prefixes, r.Prefix)
+			}
+		}
+	}
+	return out
+}
+
+// auth is whose tokens are accepted.
+func (s Settings) auth(logger *slog.Logger) auth.Options {
+	o := auth.Options{
+		Issuer: s.JWTIssuer, ClientIDs: s.JWTClientIDs, TokenUse: auth.TokenUse(s.JWTTokenUse),
+		RoleClaim: auth.RoleClaim(s.JWTRoleClaim), Logger: logger,
+	}
+	if s.JWKSURL != nil {
+		o.JWKSURL = s.JWKSURL.String()
+	}
+	return o
+}

@@ -1,0 +1,167 @@
+package app
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"time"
+
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/settings"
+	"github.com/tagstore/tagstore/services/config/internal/server"
+)
+
+// Prefix is what the names of all settings start with.
+const Prefix = "TAGSTORE_"
+
+// Settings is everything that the service can be told by its environment.
+type Settings struct {
+	Manifest         string `env:"MANIFEST" required:"true" doc:"path of the manifest, the YAML file that names backends and routes"`
+	Listen           string `env:"LISTEN" default:"127.0.0.1:7070" doc:"host:port for gRPC; port 0 takes a free one"`
+	ManagementListen string `env:"MANAGEMENT_LISTEN" default:"127.0.0.1:7071" doc:"host:port for /healthz, /readyz and /metrics (plain HTTP, no token)"`
+
+	JWTIssuer    string   `env:"JWT_ISSUER" required:"true" doc:"the iss claim that tokens must have, byte for byte"`
+	JWTClientIDs []string `env:"JWT_CLIENT_IDS" required:"true" doc:"the app clients whose tokens are accepted"`
+	JWKSURL      *url.URL `env:"JWKS_URL" doc:"where the issuer's public keys are; by default the issuer's /.well-known/jwks.json"`
+	JWTTokenUse  string   `env:"JWT_TOKEN_USE" default:"id" doc:"which tokens users come with: id or access"`
+	JWTRoleClaim string   `env:"JWT_ROLE_CLAIM" default:"groups" doc:"where a role comes from: groups, or custom:role (only where users can not write that attribute)"`
+
+	TLSCert     string `env:"TLS_CERT" doc:"PEM file with the certificate chain of the gRPC listener; none means plaintext"`
+	TLSKey      string `env:"TLS_KEY" doc:"PEM file with its private key"`
+	TLSClientCA string `env:"TLS_CLIENT_CA" doc:"PEM file with the authorities of client certificates; set, every client needs one (mTLS)"`
+	Insecure    bool   `env:"INSECURE" default:"false" doc:"allow plaintext on an address that is not loopback"`
+	Dev         bool   `env:"DEV" default:"false" doc:"development: plugins without a checksum, gRPC reflection; loopback only"`
+
+	TokenKey settings.Secret `env:"TOKEN_KEY" doc:"base64 of 32 or more random bytes that seal page and resume tokens; the same for all replicas; by default random for each process"`
+
+	SocketDir string `env:"SOCKET_DIR" doc:"folder, of this user alone, for the sockets of plugins; by default the system's folder for temporary files, whose cleaners may delete live sockets"`
+
+	WatchesPerTenant     int           `env:"WATCHES_PER_TENANT" default:"100" doc:"Watch streams that one tenant may hold at once"`
+	StreamsPerConnection int           `env:"STREAMS_PER_CONNECTION" default:"200" doc:"streams of any kind that one connection may hold at once"`
+	WatchHeartbeat       time.Duration `env:"WATCH_HEARTBEAT" default:"5s" doc:"longest silence of a Watch stream, at most 5s"`
+	WatchSendTimeout     time.Duration `env:"WATCH_SEND_TIMEOUT" default:"10s" doc:"how long a Watch stream waits for a client that does not read"`
+
+	DrainDelay   time.Duration `env:"DRAIN_DELAY" default:"1s" doc:"after SIGTERM, how long to go on serving while health says NOT_SERVING"`
+	DrainTimeout time.Duration `env:"DRAIN_TIMEOUT" default:"20s" doc:"then, how long calls in flight may take to finish"`
+	LogLevel     slog.Level    `env:"LOG_LEVEL" default:"INFO" doc:"DEBUG (every call), INFO, WARN or ERROR"`
+
+	// tagctl dev reads this name; the service must not trip over it.
+	_ struct{} `env:"DEV_DIR"`
+}
+
+// LoadSettings reads the settings from environ, which has the form of
+// os.Environ, and reports everything that is wrong with them.
+func LoadSettings(environ []string) (Settings, error) {
+	var s Settings
+	if err := settings.Load(environ, Prefix, &s); err != nil {
+		return Settings{}, err
+	}
+	return s, nil
+}
+
+// Usage returns the table of all settings.
+func Usage() string { return settings.UsageFor(Prefix, &Settings{}) }
+
+// limits returns the server's limits as the settings have them.
+func (s Settings) limits() (server.Limits, error) {
+	l := server.DefaultLimits()
+	l.WatchesPerTenant, l.StreamsPerConnection = s.WatchesPerTenant, s.StreamsPerConnection
+	l.Heartbeat, l.SendTimeout = s.WatchHeartbeat, s.WatchSendTimeout
+	var problems []error
+	if s.WatchesPerTenant < 1 {
+		problems = append(problems, wrong("WATCHES_PER_TENANT", "is below 1"))
+	}
+	if s.StreamsPerConnection < 1 || uint32(s.StreamsPerConnection) > l.MaxStreams {
+		problems = append(problems, wrong("STREAMS_PER_CONNECTION", "is not between 1 and 250"))
+	}
+	if s.WatchHeartbeat <= 0 || s.WatchHeartbeat > 5*time.Second {
+		problems = append(problems, wrong("WATCH_HEARTBEAT", "is not above 0s and at most 5s"))
+	}
+	if s.WatchSendTimeout <= 0 {
+		problems = append(problems, wrong("WATCH_SEND_TIMEOUT", "is not above 0s"))
+	}
+	if s.DrainDelay < 0 {
+		problems = append(problems, wrong("DRAIN_DELAY", "is below 0s"))
+	}
+	if s.DrainTimeout <= 0 {
+		problems = append(problems, wrong("DRAIN_TIMEOUT", "is not above 0s"))
+	}
+	return l, errors.Join(problems...)
+}
+
+// tokenKey returns the key that seals tokens; fixed is false for one that was
+// made up and ends with the process.
+func (s Settings) tokenKey() (key []byte, fixed bool, err error) {
+	if s.TokenKey.IsZero() {
+		return driver.NewTokenKey(), false, nil
+	}
+	key, err = base64.StdEncoding.DecodeString(s.TokenKey.Reveal())
+	if err != nil || len(key) < driver.TokenKeySize {
+		// The decoder's own error is left out: it quotes the text.
+		return nil, false, wrong("TOKEN_KEY", "is not base64 of at least 32 bytes").
+			WithHint("make one with: head -c 32 /dev/urandom | base64")
+	}
+	return key, true, nil
+}
+
+// tls returns the TLS configuration of the gRPC listener, nil for plaintext.
+func (s Settings) tls() (*tls.Config, error) {
+	switch {
+	case s.TLSCert == "" && s.TLSKey == "" && s.TLSClientCA == "":
+		return nil, nil
+	case s.TLSCert == "" || s.TLSKey == "":
+		return nil, wrong("TLS_CERT", "and "+Prefix+"TLS_KEY are not both set").
+			WithHint("set both, or none of the TLS settings")
+	}
+	pair, err := tls.LoadX509KeyPair(s.TLSCert, s.TLSKey)
+	if err != nil {
+		// The text is that of the file system or of the PEM reader; neither
+		// shows what stands in the files.
+		return nil, wrong("TLS_CERT", "and "+Prefix+"TLS_KEY can not be used: "+err.Error())
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{pair}}
+	if s.TLSClientCA == "" {
+		return c, nil
+	}
+	pem, err := os.ReadFile(s.TLSClientCA)
+	if err != nil {
+		return nil, wrong("TLS_CLIENT_CA", "can not be read: "+err.Error())
+	}
+	c.ClientCAs = x509.NewCertPool()
+	if !c.ClientCAs.AppendCertsFromPEM(pem) {
+		return nil, wrong("TLS_CLIENT_CA", "has no certificate in PEM form")
+	}
+	c.ClientAuth = tls.RequireAndVerifyClientCert
+	return c, nil
+}
+
+// address resolves the gRPC listener's address and refuses what must not be
+// reachable from elsewhere. What it returns is what is listened on, so that a
+// name can not resolve to something else in between.
+func (s Settings) address() (*net.TCPAddr, error) {
+	addr, err := net.ResolveTCPAddr("tcp", s.Listen)
+	if err != nil {
+		return nil, wrong("LISTEN", "is not an address to listen on: "+err.Error()).WithHint("give it as host:port")
+	}
+	local := addr.IP.IsLoopback()
+	var problems []error
+	if !local && s.Dev {
+		problems = append(problems, wrong("DEV", "is only for an address on loopback").
+			WithHint("listen on 127.0.0.1, or unset it"))
+	}
+	if !local && !s.Insecure && s.TLSCert == "" {
+		problems = append(problems, wrong("LISTEN", "is not on loopback and there is no TLS").
+			WithHint("set %[1]sTLS_CERT and %[1]sTLS_KEY; or %[1]sINSECURE=true, if the network is trusted with tokens and values", Prefix))
+	}
+	return addr, errors.Join(problems...)
+}
+
+func wrong(setting, what string) *config.Error {
+	return config.Errorf(config.InvalidArgument, "%s%s %s", Prefix, setting, what)
+}

@@ -1,0 +1,65 @@
+package server
+
+import (
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+)
+
+// Limits bound what one connection, call or tenant can take.
+type Limits struct {
+	MaxReceive        int           // bytes of one request
+	MaxSend           int           // bytes of one response
+	MaxHeaders        uint32        // bytes of the metadata of one call
+	MaxStreams        uint32        // calls at once on one connection
+	ConnectTimeout    time.Duration // from accept to the end of the handshakes
+	KeepaliveMin      time.Duration // a client that pings more often is cut off
+	MaxConnectionAge  time.Duration // then clients reconnect, and so spread out
+	ConnectionGrace   time.Duration // for the calls of a connection that is too old
+	KeepaliveInterval time.Duration // an idle client is pinged this often
+	KeepaliveTimeout  time.Duration // and cut off when it does not answer
+	UnaryCap          time.Duration // the most time that a unary call gets
+
+	WatchesPerTenant     int           // streams at once of one tenant
+	StreamsPerConnection int           // streams at once of one connection, of any kind
+	Heartbeat            time.Duration // the longest silence of a Watch
+	SendTimeout          time.Duration // how long a Watch waits for a client that does not read
+}
+
+// DefaultLimits returns the limits that hold unless a setting says otherwise.
+func DefaultLimits() Limits {
+	return Limits{
+		MaxReceive:        4 << 20,
+		MaxSend:           16 << 20,
+		MaxHeaders:        16 << 10,
+		MaxStreams:        250,
+		ConnectTimeout:    5 * time.Second,
+		KeepaliveMin:      10 * time.Second,
+		MaxConnectionAge:  10 * time.Minute,
+		ConnectionGrace:   30 * time.Second,
+		KeepaliveInterval: 30 * time.Second,
+		KeepaliveTimeout:  10 * time.Second,
+		UnaryCap:          30 * time.Second,
+
+		WatchesPerTenant:     100,
+		StreamsPerConnection: 200,
+		Heartbeat:            5 * time.Second,
+		SendTimeout:          10 * time.Second,
+	}
+}
+
+func (l Limits) options() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(l.MaxReceive),
+		grpc.MaxSendMsgSize(l.MaxSend),
+		grpc.MaxHeaderListSize(l.MaxHeaders),
+		grpc.MaxConcurrentStreams(l.MaxStreams),
+		grpc.ConnectionTimeout(l.ConnectTimeout),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: l.KeepaliveMin, PermitWithoutStream: true}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			MaxConnectionAge: l.MaxConnectionAge, MaxConnectionAgeGrace: l.ConnectionGrace,
+			Time: l.KeepaliveInterval, Timeout: l.KeepaliveTimeout,
+		}),
+	}
+}

@@ -1,0 +1,44 @@
+package server
+
+import (
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	reflectionv1alpha "google.golang.org/grpc/reflection/grpc_reflection_v1alpha"
+
+	"github.com/tagstore/tagstore/core/auth"
+	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
+	"github.com/tagstore/tagstore/services/config/internal/access"
+)
+
+// methods returns who may call what. Every RPC that the server registers has a
+// row; New fails otherwise. No row names the role of the machine that announces
+// changes: nothing here is for it.
+func methods(dev bool) access.Table {
+	read := access.Only(auth.RoleReader, auth.RoleEditor, auth.RoleAdmin)
+	write := access.Only(auth.RoleEditor, auth.RoleAdmin)
+	operate := access.Only(auth.RoleAdmin)
+	table := access.Table{
+		tagstorev1.ConfigService_Get_FullMethodName:      read,
+		tagstorev1.ConfigService_BatchGet_FullMethodName: read,
+		tagstorev1.ConfigService_List_FullMethodName:     read,
+		tagstorev1.ConfigService_History_FullMethodName:  read,
+		tagstorev1.ConfigService_Watch_FullMethodName:    read,
+		tagstorev1.ConfigService_Put_FullMethodName:      write,
+		tagstorev1.ConfigService_Delete_FullMethodName:   write,
+		tagstorev1.ConfigService_Restore_FullMethodName:  write,
+		tagstorev1.ConfigService_Rollback_FullMethodName: write,
+
+		tagstorev1.AdminService_ListBackends_FullMethodName: operate,
+
+		// Probes come without a token and learn the names of the prefixes and
+		// whether they serve.
+		healthv1.Health_Check_FullMethodName: access.Open(),
+		healthv1.Health_List_FullMethodName:  access.Open(),
+		healthv1.Health_Watch_FullMethodName: access.Open(),
+	}
+	if dev {
+		table[reflectionv1.ServerReflection_ServerReflectionInfo_FullMethodName] = access.Open()
+		table[reflectionv1alpha.ServerReflection_ServerReflectionInfo_FullMethodName] = access.Open()
+	}
+	return table
+}

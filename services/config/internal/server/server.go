@@ -1,0 +1,121 @@
+// Package server is the gRPC face of the configuration service: the services,
+// the interceptors around them and the limits. Wire types do not leave it.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/trace"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/stats"
+
+	"github.com/tagstore/tagstore/core/config"
+	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
+	"github.com/tagstore/tagstore/core/store"
+	"github.com/tagstore/tagstore/services/config/internal/access"
+	"github.com/tagstore/tagstore/services/config/internal/intercept"
+)
+
+// ServiceNames are the gRPC services whose health is that of the process.
+func ServiceNames() []string {
+	return []string{tagstorev1.ConfigService_ServiceDesc.ServiceName, tagstorev1.AdminService_ServiceDesc.ServiceName}
+}
+
+// Options are what a Server is made of. All fields are required, save those
+// that say otherwise.
+type Options struct {
+	Store    *store.Store
+	Backends []Backend // by name
+	Health   healthv1.HealthServer
+	Verifier access.Verifier
+	Limits   Limits
+
+	TLS *tls.Config // nil: plaintext
+	Dev bool        // serve reflection, to everybody
+
+	Logger         *slog.Logger
+	MeterProvider  metric.MeterProvider
+	TracerProvider trace.TracerProvider
+}
+
+// Server serves on one listener. Make it with New, run it with Serve, end it
+// with Drain or Stop.
+type Server struct {
+	grpc    *grpc.Server
+	streams *streams
+}
+
+// New returns a Server, or an error where an RPC has no row in the method
+// table.
+func New(o Options) (*Server, error) {
+	const op = "server.New"
+	chain, err := intercept.New(intercept.Options{Logger: o.Logger, MeterProvider: o.MeterProvider, UnaryCap: o.Limits.UnaryCap})
+	if err != nil {
+		return nil, config.AsError(err, op, config.Key{})
+	}
+	table := methods(o.Dev)
+	guard := access.NewGuard(table, o.Verifier)
+	streams := newStreams(o.Limits.WatchesPerTenant, o.Limits.StreamsPerConnection)
+	options := append(o.Limits.options(),
+		chain.Unary(guard.Unary),
+		chain.Stream(guard.Stream, streams.intercept),
+		grpc.StatsHandler(otelgrpc.NewServerHandler(
+			otelgrpc.WithMeterProvider(o.MeterProvider), otelgrpc.WithTracerProvider(o.TracerProvider),
+			// A method that does not exist would become a label of its caller's
+			// choice.
+			otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool {
+				_, known := table[info.FullMethodName]
+				return known
+			}),
+		)),
+	)
+	if o.TLS != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(o.TLS)))
+	}
+	s := &Server{grpc: grpc.NewServer(options...), streams: streams}
+	tagstorev1.RegisterConfigServiceServer(s.grpc, &configService{
+		store: o.Store, recovery: chain.Recovery(), limits: o.Limits,
+	})
+	tagstorev1.RegisterAdminServiceServer(s.grpc, &adminService{backends: o.Backends, recovery: chain.Recovery()})
+	healthv1.RegisterHealthServer(s.grpc, o.Health)
+	if o.Dev {
+		reflection.Register(s.grpc)
+	}
+	if err := table.Check(s.grpc.GetServiceInfo()); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Serve accepts connections until Drain or Stop, and then returns nil. It
+// closes the listener.
+func (s *Server) Serve(listener net.Listener) error {
+	if err := s.grpc.Serve(listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return &config.Error{Op: "server.Serve", Code: config.Unavailable, Message: "the listener failed", Err: err}
+	}
+	return nil
+}
+
+// Drain ends every stream with Unavailable, so that its client resumes
+// elsewhere, accepts nothing new and waits for the calls in flight. What is
+// left when ctx is done is cut off.
+func (s *Server) Drain(ctx context.Context) {
+	s.streams.drain()
+	defer context.AfterFunc(ctx, s.grpc.Stop)()
+	s.grpc.GracefulStop()
+}
+
+// Stop ends everything at once.
+func (s *Server) Stop() {
+	s.streams.drain()
+	s.grpc.Stop()
+}

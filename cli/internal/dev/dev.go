@@ -1,0 +1,317 @@
+package dev
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tagstore/tagstore/cli/internal/seed"
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/manifest"
+	"github.com/tagstore/tagstore/core/pluginhost"
+)
+
+// Options say how to run the system.
+type Options struct {
+	// Dir is the folder that holds all state; it is made if need be.
+	Dir string
+	// Manifest is the manifest to serve, "" for the one of the folder.
+	Manifest string
+	// The addresses to listen on; "" takes a free port on loopback.
+	ConfigListen, ManagementListen     string
+	OrderListen, OrderManagementListen string
+	IssuerListen                       string
+	// Verbose copies the logs of the services to Stderr.
+	Verbose bool
+	// Executable is the running tagctl: the other binaries stand beside it.
+	Executable string
+	// Environ is where the variables come from that the manifest passes on to
+	// plugins, and WorkDir the folder that the printed commands are made for.
+	Environ        []string
+	WorkDir        string
+	Stdout, Stderr io.Writer
+}
+
+// Run starts the system, writes dev.json and prints what to try once all of it
+// is ready, and serves until ctx is done, which is a nil error. When it
+// returns, for whatever reason, every process and listener is gone and so is
+// dev.json.
+//
+// A service that ends by itself ends the system; the error shows its last log
+// lines.
+func Run(ctx context.Context, o Options) error {
+	began := time.Now()
+	dir, err := filepath.Abs(o.Dir)
+	if err != nil {
+		return unusable(o.Dir, err)
+	}
+	o.Dir = dir
+	bin, err := findBinaries(filepath.Dir(o.Executable))
+	if err != nil {
+		return err
+	}
+	for _, sub := range []string{"", "data", "logs"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o700); err != nil {
+			return unusable(dir, err)
+		}
+	}
+	held, err := acquire(dir)
+	if err != nil {
+		return err
+	}
+	defer held.release()
+	// A system that was killed could not do so itself.
+	if err := remove(InfoPath(dir)); err != nil {
+		return unusable(dir, err)
+	}
+
+	s := &system{options: o, bin: bin, run: held.run}
+	err = s.start(ctx)
+	if err == nil {
+		fmt.Fprint(o.Stdout, s.banner(time.Since(began)))
+		err = s.wait(ctx)
+	}
+	if err == nil || ctx.Err() != nil {
+		fmt.Fprintln(o.Stderr, "Stopping.")
+		err = nil
+	}
+	return errors.Join(err, s.stop())
+}
+
+// system is what Run has started so far, in order.
+type system struct {
+	options  Options
+	bin      binaries
+	run      string // temporary folder, for sockets
+	info     Info
+	issuer   *issuer
+	children []*child
+	// ended gets every child that has ended.
+	ended chan *child
+}
+
+func (s *system) start(ctx context.Context) error {
+	s.ended = make(chan *child, 2)
+	values, err := seed.Demo()
+	if err != nil {
+		return err
+	}
+	var m *manifest.Manifest
+	// The two have nothing to do with each other, and both take a while at the
+	// first start: one makes a key, the other starts plugins.
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() (err error) {
+		s.issuer, err = startIssuer(groupCtx, s.options.Dir, s.options.IssuerListen)
+		return err
+	})
+	group.Go(func() (err error) {
+		m, err = s.seed(groupCtx, values)
+		return err
+	})
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	s.info = Info{Manifest: m.Path, Issuer: s.issuer.Issuer.Issuer(), JWKSURL: s.issuer.JWKSURL()}
+	if err := s.issuer.tokens(&s.info, tenants(values)); err != nil {
+		return err
+	}
+	if err := s.startConfig(ctx, m); err != nil {
+		return err
+	}
+	if err := s.startOrder(ctx); err != nil {
+		return err
+	}
+	if err := writeJSON(InfoPath(s.options.Dir), s.info); err != nil {
+		return unusable(s.options.Dir, err)
+	}
+	return nil
+}
+
+func tenants(values []seed.Value) []string {
+	var names []string
+	for _, v := range values {
+		if !v.ID.Tenant.IsShared() && !slices.Contains(names, v.ID.Tenant.String()) {
+			names = append(names, v.ID.Tenant.String())
+		}
+	}
+	return names
+}
+
+// seed prepares the stores and returns the manifest to serve.
+func (s *system) seed(ctx context.Context, values []seed.Value) (*manifest.Manifest, error) {
+	path := s.options.Manifest
+	if path == "" {
+		var err error
+		if path, err = layOut(s.options.Dir, s.bin.plugin); err != nil {
+			return nil, err
+		}
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	m, err := manifest.Load(path, manifest.Options{Dev: true})
+	if err != nil {
+		return nil, err
+	}
+	logPath := filepath.Join(s.options.Dir, "logs", "seed.log")
+	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, unusable(s.options.Dir, err)
+	}
+	defer log.Close()
+	_, err = seed.Apply(ctx, m, values, seed.Options{
+		Host:         pluginhost.Options{SocketDir: filepath.Join(s.run, "seed"), Logger: slog.New(slog.NewJSONHandler(log, nil))},
+		SkipUnrouted: s.options.Manifest != "",
+	})
+	if err != nil && ctx.Err() == nil {
+		fmt.Fprintf(s.options.Stderr, "The stores could not be prepared; what their plugins logged is in %s.\n", logPath)
+	}
+	return m, err
+}
+
+func (s *system) startConfig(ctx context.Context, m *manifest.Manifest) error {
+	env := append(s.passedOn(m),
+		"TMPDIR="+s.run,
+		"TAGSTORE_DEV=true",
+		"TAGSTORE_MANIFEST="+m.Path,
+		"TAGSTORE_LISTEN="+orAnyPort(s.options.ConfigListen),
+		"TAGSTORE_MANAGEMENT_LISTEN="+orAnyPort(s.options.ManagementListen),
+		"TAGSTORE_JWT_ISSUER="+s.info.Issuer,
+		"TAGSTORE_JWT_CLIENT_IDS="+clientID,
+		"TAGSTORE_JWKS_URL="+s.info.JWKSURL,
+		"TAGSTORE_TOKEN_KEY="+s.issuer.identity.TokenKey,
+		// There is no load balancer here that would have to notice.
+		"TAGSTORE_DRAIN_DELAY=0s",
+		"TAGSTORE_DRAIN_TIMEOUT=5s",
+	)
+	ready, err := s.launch(ctx, program{name: "tagstore-config", path: s.bin.config, dir: s.options.Dir, env: env})
+	if err != nil {
+		return err
+	}
+	if s.info.ConfigGRPC, err = ready.address("grpc"); err != nil {
+		return err
+	}
+	management, err := ready.address("management")
+	s.info.ManagementHTTP = "http://" + management
+	return err
+}
+
+func (s *system) startOrder(ctx context.Context) error {
+	ready, err := s.launch(ctx, program{name: "tagstore-order", path: s.bin.order, dir: s.options.Dir, env: []string{
+		"TMPDIR=" + s.run,
+		"ORDER_LISTEN=" + orAnyPort(s.options.OrderListen),
+		"ORDER_MANAGEMENT_LISTEN=" + orAnyPort(s.options.OrderManagementListen),
+		"ORDER_CONFIG_TARGET=" + s.info.ConfigGRPC,
+		"ORDER_DATA=" + filepath.Join(s.options.Dir, "data", "orders.db"),
+		"ORDER_JWT_ISSUER=" + s.info.Issuer,
+		"ORDER_JWT_CLIENT_IDS=" + clientID,
+		"ORDER_JWKS_URL=" + s.info.JWKSURL,
+		"ORDER_CURSOR_KEY=" + s.issuer.identity.CursorKey,
+		"ORDER_DRAIN_TIMEOUT=5s",
+	}})
+	if err != nil {
+		return err
+	}
+	http, err := ready.address("http")
+	s.info.OrderHTTP = "http://" + http
+	return err
+}
+
+// launch starts a service and waits until it is ready. What it has started,
+// stop stops.
+func (s *system) launch(ctx context.Context, p program) (readyLine, error) {
+	var tee io.Writer
+	if s.options.Verbose {
+		tee = s.options.Stderr
+	}
+	log, err := newChildLog(p.name, filepath.Join(s.options.Dir, "logs", p.name+".log"), tee)
+	if err != nil {
+		return readyLine{}, unusable(s.options.Dir, err)
+	}
+	c, err := start(p, log, s.ended)
+	if err != nil {
+		log.close()
+		return readyLine{}, err
+	}
+	s.children = append(s.children, c)
+	return c.ready(ctx)
+}
+
+// passedOn returns the variables that plugins of the manifest are to get: the
+// service itself gets nothing else of this process's environment.
+func (s *system) passedOn(m *manifest.Manifest) []string {
+	var env []string
+	for _, entry := range s.options.Environ {
+		name, _, _ := strings.Cut(entry, "=")
+		if slices.ContainsFunc(m.Backends, func(b manifest.Backend) bool { return slices.Contains(b.Env, name) }) {
+			env = append(env, entry)
+		}
+	}
+	return env
+}
+
+func orAnyPort(address string) string {
+	if address == "" {
+		return anyPort
+	}
+	return address
+}
+
+// wait returns when ctx is done, with nil, or something ends that should not.
+func (s *system) wait(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case c := <-s.ended:
+		return c.endedError()
+	case err := <-s.issuer.failed:
+		return config.Errorf(config.Internal, "the token issuer failed: %v", err).WithHint("start tagctl dev again").WithCause(err)
+	}
+}
+
+// stop ends everything, last started first.
+func (s *system) stop() error {
+	errs := []error{remove(InfoPath(s.options.Dir))}
+	for _, c := range slices.Backward(s.children) {
+		errs = append(errs, c.stop())
+		c.log.close()
+	}
+	if s.issuer != nil {
+		s.issuer.close()
+	}
+	return errors.Join(errs...)
+}
+
+// banner says where everything is and what to try. Its commands work as they
+// are in the folder that tagctl dev was started in.
+func (s *system) banner(took time.Duration) string {
+	tagctl := commandPath(s.options.WorkDir, s.options.Executable)
+	if s.options.Dir != filepath.Join(s.options.WorkDir, defaultDir) {
+		tagctl = DirVariable + "=" + quote(s.options.Dir) + " " + tagctl
+	}
+	return fmt.Sprintf(`tagstore is ready (%[1]s). Ctrl-C stops all of it.
+
+  configuration  %[2]s (gRPC)
+  orders         %[3]s
+  management     %[4]s
+  tokens         %[5]s
+  state          %[6]s
+
+Three commands to try, in another terminal, in this folder:
+
+  %[7]s get tenant_config_payment-gateway
+  %[7]s set tenant_config_greeting '{"text": "hello"}' -m "first try"
+  curl -sS -H "Authorization: Bearer $(%[7]s token --tenant globex-inc)" -H 'Content-Type: application/json' -d '{"items": [{"sku": "book", "quantity": 2, "unitPrice": 15000}]}' %[3]s/v1/orders
+
+`, took.Round(10*time.Millisecond), s.info.ConfigGRPC, s.info.OrderHTTP, s.info.ManagementHTTP, s.info.Issuer, s.options.Dir, tagctl)
+}

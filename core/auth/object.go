@@ -1,15 +1,14 @@
 package auth
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
+
+	"github.com/tagstore/tagstore/core/internal/strictjson"
 )
 
 // maxDepth is how deep the JSON of a token or a JWKS may nest. What is read
@@ -25,68 +24,14 @@ var errNotStrict = errors.New("not one JSON object of unique names in valid UTF-
 // read differently: a name that stands twice, at any depth, text that is not
 // UTF-8, and anything behind the object.
 func parseObject(data []byte) (object, error) {
-	if !utf8.Valid(data) {
+	if strictjson.Check(data, maxDepth) != nil {
 		return nil, errNotStrict
 	}
-	d := json.NewDecoder(bytes.NewReader(data))
-	d.UseNumber()
-	if first, err := d.Token(); err != nil || first != json.Delim('{') {
-		return nil, errNotStrict
-	}
-	if !skipObject(d, 1) {
-		return nil, errNotStrict
-	}
-	// The walk above judges names; this judges the syntax as a whole, and that
-	// nothing is behind it.
 	var members object
-	if err := json.Unmarshal(data, &members); err != nil {
+	if err := json.Unmarshal(data, &members); err != nil || members == nil {
 		return nil, errNotStrict
 	}
 	return members, nil
-}
-
-// skipObject reads the rest of an object whose brace was read and reports
-// whether its names, and those of all objects in it, are unique.
-func skipObject(d *json.Decoder, depth int) bool {
-	var names []string
-	for d.More() {
-		token, err := d.Token()
-		name, ok := token.(string)
-		if err != nil || !ok {
-			return false
-		}
-		names = append(names, name)
-		if !skipValue(d, depth) {
-			return false
-		}
-	}
-	slices.Sort(names)
-	_, err := d.Token()
-	return err == nil && len(slices.Compact(names)) == len(names)
-}
-
-func skipValue(d *json.Decoder, depth int) bool {
-	token, err := d.Token()
-	if err != nil {
-		return false
-	}
-	switch token {
-	case json.Delim('{'):
-		return depth < maxDepth && skipObject(d, depth+1)
-	case json.Delim('['):
-		if depth >= maxDepth {
-			return false
-		}
-		for d.More() {
-			if !skipValue(d, depth+1) {
-				return false
-			}
-		}
-		_, err := d.Token()
-		return err == nil
-	default:
-		return true
-	}
 }
 
 // has reports whether there is a member of this name, null included.

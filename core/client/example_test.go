@@ -17,7 +17,7 @@ func Example() {
 		fmt.Fprintln(os.Stderr, err)
 		return
 	}
-	defer c.Close() //nolint:errcheck // it returns nil
+	defer c.Close()
 
 	ctx := client.ContextWithToken(context.Background(), os.Getenv("TOKEN"))
 	key, _ := config.ParseKey("tenant_config_payment-gateway")

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/tagstore/tagstore/core/internal/nearest"
 )
 
 // maxDepth is how deep options may nest.
@@ -52,7 +54,7 @@ func (r *reader) mapping(n *yaml.Node, what string, known fields, required ...st
 			return
 		}
 		mend := "the fields here are " + list(names)
-		if near := nearest(key.Value, names); near != "" {
+		if near := nearest.Of(key.Value, names); near != "" {
 			seen[near] = true
 			mend = "did you mean " + strconv.Quote(near) + "?"
 		}

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/internal/nearest"
 )
 
 var (
@@ -122,7 +123,7 @@ func (r *reader) manifest(n *yaml.Node, d *document) {
 		used[w.name] = true
 		if _, ok := declared[w.name]; !ok {
 			mend := "add it under backends"
-			if near := nearest(w.name, names); near != "" {
+			if near := nearest.Of(w.name, names); near != "" {
 				mend = "did you mean " + strconv.Quote(near) + "?"
 			}
 			r.add(w.line, mend, "unknown backend %s", quote(w.name))

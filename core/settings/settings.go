@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/internal/nearest"
 )
 
 // Load fills the struct that into points to from environ, whose items have the
@@ -313,37 +314,13 @@ func named(environ []string, prefix string) (given map[string]string, problems [
 // mendUnknown names the known setting that is nearest to name, if one is near
 // enough to be what was meant.
 func mendUnknown(name, prefix string, fields []field) string {
-	name = strings.ToUpper(strings.TrimPrefix(name, prefix))
-	nearest, least := "", len(name)/2+1
-	for _, f := range fields {
-		if d := distance(name, strings.ToUpper(f.name)); d < least {
-			nearest, least = f.name, d
-		}
+	names := make([]string, len(fields))
+	for i, f := range fields {
+		names[i] = f.name
 	}
-	if nearest == "" {
+	meant := nearest.Of(strings.ToUpper(strings.TrimPrefix(name, prefix)), names)
+	if meant == "" {
 		return "unset it; -help lists the settings"
 	}
-	return "did you mean " + prefix + nearest + "? else unset it"
-}
-
-// distance is the number of bytes to insert, delete or replace that turns a
-// into b (Levenshtein's).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
+	return "did you mean " + prefix + meant + "? else unset it"
 }

@@ -24,7 +24,7 @@ const maxFindings = 5
 func checkSchema(schema *jsonschema.Schema, value []byte) error {
 	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(value))
 	if err != nil {
-		return badJSON("is not valid JSON")
+		return config.Errorf(config.InvalidArgument, "the value is not valid JSON").WithHint("send valid JSON")
 	}
 	err = schema.Validate(v)
 	if err == nil {

@@ -1,15 +1,12 @@
 package store
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
-	"io"
 	"mime"
 	"strings"
 	"unicode/utf8"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/internal/strictjson"
 	"github.com/tagstore/tagstore/core/router"
 )
 
@@ -92,55 +89,11 @@ func checkText(message, idempotencyKey string) error {
 	return nil
 }
 
-// checkJSON accepts one JSON value (RFC 8259) that every reader understands
-// alike: valid UTF-8, no object key twice, at most MaxJSONDepth levels. The
+// checkJSON accepts one JSON value that every reader understands alike. The
 // errors tell where, never what.
 func checkJSON(value []byte) error {
-	if !utf8.Valid(value) {
-		return badJSON("is not valid UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(value))
-	d.UseNumber()
-	var open []map[string]bool // the keys of each object around, nil for an array
-	inKey := false             // the next token, if text, is a key
-	for {
-		token, err := d.Token()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			return badJSON("is not valid JSON near byte %d", d.InputOffset())
-		}
-		text, isText := token.(string)
-		switch {
-		case token == json.Delim('{') || token == json.Delim('['):
-			var keys map[string]bool
-			if token == json.Delim('{') {
-				keys = map[string]bool{}
-			}
-			if open = append(open, keys); len(open) > MaxJSONDepth {
-				return badJSON("nests deeper than %d levels", MaxJSONDepth)
-			}
-		case token == json.Delim('}') || token == json.Delim(']'):
-			open = open[:len(open)-1]
-		case inKey && isText:
-			keys := open[len(open)-1]
-			if keys[text] {
-				return badJSON("has an object key twice, before byte %d", d.InputOffset())
-			}
-			keys[text], inKey = true, false
-			continue
-		}
-		inKey = len(open) > 0 && open[len(open)-1] != nil
-	}
-	// The tokens alone do not tell two values, or none, from one.
-	if !json.Valid(value) {
-		return badJSON("is not one JSON value")
+	if err := strictjson.Check(value, MaxJSONDepth); err != nil {
+		return config.Errorf(config.InvalidArgument, "the value %v", err).WithHint("send valid JSON, or another content type")
 	}
 	return nil
-}
-
-func badJSON(format string, args ...any) error {
-	return config.Errorf(config.InvalidArgument, "the value "+format, args...).
-		WithHint("send valid JSON, or another content type")
 }

@@ -26,15 +26,15 @@ type Package struct {
 // nothing of any other module.
 var core = map[string][]string{
 	"config":    {},
-	"settings":  {"config"},
+	"settings":  {"config", "internal/nearest"},
 	"telemetry": {"config"},
 	"driver":    {"config"},
 
 	"memdriver":  {"config", "driver"},
 	"drivertest": {"config", "driver", "memdriver"}, // memdriver is Fuzz's oracle
-	"manifest":   {"config"},
+	"manifest":   {"config", "internal/nearest"},
 	"router":     {"config", "driver", "manifest"},
-	"store":      {"config", "driver", "manifest", "router"}, // never pluginhost: main composes
+	"store":      {"config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
 
 	"errgrpc":       {"config", "internal/gen/tagstore/error/v1"},
 	"internal/wire": {"config", "driver", "errgrpc", "internal/gen/tagstore/backend/v1", "internal/gen/tagstore/error/v1"},
@@ -44,7 +44,7 @@ var core = map[string][]string{
 	"pluginhost": {"config", "driver", "errgrpc", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
 	"plugintest": {"config", "driver", "drivertest", "pluginhost"},
 
-	"auth":           {"config"},
+	"auth":           {"config", "internal/strictjson"},
 	"auth/devissuer": {"auth", "config"},
 	"client":         {"config", "errgrpc", "gen/tagstore/v1"},
 
@@ -52,6 +52,8 @@ var core = map[string][]string{
 	"internal/gen/tagstore/backend/v1": {"internal/gen/tagstore/error/v1"},
 	"internal/gen/tagstore/error/v1":   {},
 	"internal/handshake":               {},
+	"internal/nearest":                 {},
+	"internal/strictjson":              {},
 	"internal/archtest":                {},
 }
 

@@ -249,6 +249,9 @@ func (g *generation) explainCall(ctx context.Context, step string, err error) er
 	return e
 }
 
+// linesFollow stands between an error and the end of its process's log.
+const linesFollow = "; the last lines of its log are:\n"
+
 // withLastLines adds the end of the process's stderr to an error.
 func (g *generation) withLastLines(err error) error {
 	var e *config.Error
@@ -257,8 +260,19 @@ func (g *generation) withLastLines(err error) error {
 		return err
 	}
 	c := *e
-	c.Message += "; the last lines of its log are:\n" + lines + "\n"
+	c.Message += linesFollow + lines + "\n"
 	return &c
+}
+
+// withoutLastLines is the reverse of withLastLines.
+func withoutLastLines(err error) (without error, lines string) {
+	var e *config.Error
+	if !errors.As(err, &e) {
+		return err, ""
+	}
+	c := *e
+	c.Message, lines, _ = strings.Cut(e.Message, linesFollow)
+	return &c, strings.TrimSuffix(lines, "\n")
 }
 
 // pluginError makes a status that a plugin sent an error whose texts have a

@@ -60,9 +60,10 @@ type Status struct {
 	// the processes that were replaced since Start.
 	Generation, Restarts uint64
 	StartedAt            time.Time // of the process that serves, else zero
-	// LastError is why the plugin last ended or failed to start, with the end of
-	// its log; "" if it never did.
-	LastError string
+	// LastError is why the plugin last ended or failed to start, "" if it never
+	// did, and LastLines the end of its log then. The lines are the plugin's own
+	// words, which may be about any tenant: they are for operators only.
+	LastError, LastLines string
 }
 
 // Process is one plugin, across its restarts. It is safe for concurrent use.
@@ -88,6 +89,7 @@ type Process struct {
 	launches    uint64
 	restarts    uint64
 	lastError   string
+	lastLines   string
 }
 
 // Start starts a plugin and waits until it serves; ctx bounds that wait only.
@@ -139,7 +141,7 @@ func (p *Process) Status() Status {
 	s := Status{
 		Name: p.plugin.Name, State: p.state,
 		PluginName: p.description.Name, PluginVersion: p.description.Version, Capabilities: p.description.Capabilities,
-		Generation: p.launches, Restarts: p.restarts, LastError: p.lastError,
+		Generation: p.launches, Restarts: p.restarts, LastError: p.lastError, LastLines: p.lastLines,
 	}
 	if p.current != nil {
 		s.PID, s.StartedAt = p.current.child.pid, p.current.started
@@ -223,7 +225,7 @@ func (p *Process) relaunch(delays *backoff, old *generation) *generation {
 			return nil
 		}
 		p.logger.Error("plugin failed to start again", "error", err)
-		p.change(func() { p.lastError = err.Error() })
+		p.remember(err)
 		served, uptime = false, 0
 	}
 }
@@ -291,9 +293,15 @@ func (p *Process) withdraw(g *generation, cause error) {
 	p.metrics.serving(false)
 	g.end(0)
 	cause = g.withLastLines(cause)
-	p.change(func() { p.lastError = cause.Error() })
+	p.remember(cause)
 	p.logger.Error("plugin ended and is started again", "generation", g.number, "pid", g.child.pid,
 		"uptime", time.Since(g.started), "error", cause)
+}
+
+// remember keeps why the plugin ended or did not start, for Status.
+func (p *Process) remember(err error) {
+	err, lines := withoutLastLines(err)
+	p.change(func() { p.lastError, p.lastLines = err.Error(), lines })
 }
 
 // change runs f under the lock and wakes all calls that wait for a generation.

@@ -176,7 +176,8 @@ type Backend struct {
 	Generation uint64                 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
 	Restarts   uint64                 `protobuf:"varint,9,opt,name=restarts,proto3" json:"restarts,omitempty"`
 	StartedAt  *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
-	// Why the last generation ended or the last launch failed, for operators.
+	// Why the last generation ended or the last launch failed. What the plugin
+	// itself logged is not part of it: that may be about any tenant.
 	LastError string `protobuf:"bytes,11,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// Absent where the plugin can not tell.
 	Size          *BackendSize `protobuf:"bytes,12,opt,name=size,proto3,oneof" json:"size,omitempty"`

@@ -165,7 +165,11 @@ func (p *Process) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 		return p.undeclared(ctx, methodWatch)
 	}
 	begin := time.Now()
-	defer func() { p.metrics.called(ctx, methodWatch, begin, err) }()
+	ctx, span := p.tracing.start(ctx, methodWatch)
+	defer func() {
+		p.metrics.called(ctx, methodWatch, begin, err)
+		p.tracing.end(span, err)
+	}()
 	req, err := wire.WatchRequest(r)
 	if err != nil {
 		return p.named(methodWatch, config.Key{}, err)
@@ -222,7 +226,11 @@ func call[Req, Resp, T any](
 	decode func(Resp) (T, error),
 ) (answer T, err error) {
 	begin := time.Now()
-	defer func() { p.metrics.called(ctx, m, begin, err) }()
+	ctx, span := p.tracing.start(ctx, m)
+	defer func() {
+		p.metrics.called(ctx, m, begin, err)
+		p.tracing.end(span, err)
+	}()
 	limited, cancel := context.WithTimeout(ctx, p.plugin.CallTimeout)
 	defer cancel()
 

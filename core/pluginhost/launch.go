@@ -17,9 +17,6 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
-	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/stats"
@@ -104,7 +101,7 @@ func (g *generation) start(ctx context.Context, o Options) error {
 		Logger:           newTransportLogger(g.logger),
 		SyncStdout:       output,
 		SyncStderr:       &lineWriter{emit: g.logs.stderr},
-		GRPCDialOptions:  append(dialOptions(o), grpc.WithContextDialer(dialer(func() net.Addr { return addr }))),
+		GRPCDialOptions:  append(dialOptions(), grpc.WithContextDialer(dialer(func() net.Addr { return addr }))),
 	})
 
 	// go-plugin's steps take no context: killing the process ends each of them.
@@ -264,15 +261,16 @@ func (g *generation) withLastLines(err error) error {
 	return &c
 }
 
-// withoutLastLines is the reverse of withLastLines.
-func withoutLastLines(err error) (without error, lines string) {
+// splitLastLines returns the text of an error and, apart from it, the lines
+// that withLastLines added.
+func splitLastLines(err error) (text, lines string) {
 	var e *config.Error
 	if !errors.As(err, &e) {
-		return err, ""
+		return err.Error(), ""
 	}
 	c := *e
 	c.Message, lines, _ = strings.Cut(e.Message, linesFollow)
-	return &c, strings.TrimSuffix(lines, "\n")
+	return c.Error(), strings.TrimSuffix(lines, "\n")
 }
 
 // pluginError makes a status that a plugin sent an error whose texts have a
@@ -283,7 +281,7 @@ func pluginError(err error) *config.Error {
 	return &e
 }
 
-func dialOptions(o Options) []grpc.DialOption {
+func dialOptions() []grpc.DialOption {
 	return []grpc.DialOption{
 		grpc.WithDefaultCallOptions(
 			grpc.MaxCallRecvMsgSize(handshake.MaxMessage),
@@ -292,14 +290,6 @@ func dialOptions(o Options) []grpc.DialOption {
 		grpc.WithMaxHeaderListSize(maxHeaders),
 		grpc.WithIdleTimeout(0), // an idle connection would have to find its socket again
 		grpc.WithStatsHandler(fateHandler{}),
-		grpc.WithStatsHandler(otelgrpc.NewClientHandler(
-			otelgrpc.WithTracerProvider(o.TracerProvider),
-			otelgrpc.WithMeterProvider(metricnoop.NewMeterProvider()), // metrics.go has ours
-			otelgrpc.WithPropagators(propagation.TraceContext{}),
-			otelgrpc.WithFilter(func(i *stats.RPCTagInfo) bool {
-				return strings.HasPrefix(i.FullMethodName, "/"+backendv1.BackendService_ServiceDesc.ServiceName+"/")
-			}),
-		)),
 	}
 }
 

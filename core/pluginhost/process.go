@@ -73,6 +73,7 @@ type Process struct {
 	sockets *socketBase
 	logger  *slog.Logger
 	metrics *instruments
+	tracing tracing
 
 	life     context.Context // done once Close was called
 	endLife  context.CancelFunc
@@ -119,7 +120,8 @@ func start(ctx context.Context, p Plugin, o Options, sockets *socketBase) (*Proc
 	}
 	process := &Process{
 		plugin: p.withDefaults(), options: o, sockets: sockets, metrics: metrics,
-		logger: o.Logger.With("plugin", p.Name), done: make(chan struct{}), changed: make(chan struct{}),
+		tracing: newTracing(o.TracerProvider, p.Name),
+		logger:  o.Logger.With("plugin", p.Name), done: make(chan struct{}), changed: make(chan struct{}),
 	}
 	process.life, process.endLife = context.WithCancel(context.Background())
 	first := make(chan error, 1)
@@ -300,8 +302,8 @@ func (p *Process) withdraw(g *generation, cause error) {
 
 // remember keeps why the plugin ended or did not start, for Status.
 func (p *Process) remember(err error) {
-	err, lines := withoutLastLines(err)
-	p.change(func() { p.lastError, p.lastLines = err.Error(), lines })
+	text, lines := splitLastLines(err)
+	p.change(func() { p.lastError, p.lastLines = text, lines })
 }
 
 // change runs f under the lock and wakes all calls that wait for a generation.

@@ -20,7 +20,10 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
@@ -483,14 +486,35 @@ func TestHostileLogLine(t *testing.T) {
 	eventually(t, 2*time.Second, "the lines are in the log", func() bool { return strings.Count(log.String(), "@timestamp") == 2 })
 }
 
+// The plugin's part of a trace hangs under the host's span of the call, with and
+// without a provider that records.
 func TestTraceContextCrosses(t *testing.T) {
-	p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t)})
-	span := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4}, TraceFlags: trace.FlagsSampled})
-	e, err := p.Get(trace.ContextWithSpanContext(t.Context(), span), id(t, "probe/trace"), 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(e.Value) != span.TraceID().String() {
-		t.Errorf("the plugin saw trace %s", e.Value)
+	caller := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4}, TraceFlags: trace.FlagsSampled})
+	recorder := tracetest.NewSpanRecorder()
+	for name, provider := range map[string]trace.TracerProvider{
+		"recording": sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)),
+		"silent":    noop.NewTracerProvider(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t), TracerProvider: provider})
+			e, err := p.Get(trace.ContextWithSpanContext(t.Context(), caller), id(t, "probe/trace"), 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			parent := caller
+			if name == "recording" {
+				spans := recorder.Ended()
+				if len(spans) != 1 || spans[0].Name() != "backend/Get" || spans[0].Parent().SpanID() != caller.SpanID() {
+					t.Fatalf("the host's spans are %v", spans)
+				}
+				parent = spans[0].SpanContext()
+			}
+			if want := parent.TraceID().String() + " " + parent.SpanID().String(); string(e.Value) != want {
+				t.Errorf("the plugin is in %q, want %q", e.Value, want)
+			}
+			if got := probe(t, p, "trace"); got != (trace.TraceID{}).String()+" "+(trace.SpanID{}).String() {
+				t.Errorf("a call in no trace puts the plugin in %q", got)
+			}
+		})
 	}
 }

@@ -9,9 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
-	metricnoop "go.opentelemetry.io/otel/metric/noop"
-	"go.opentelemetry.io/otel/propagation"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
@@ -65,10 +62,6 @@ func (s *server) grpcServer(opts []grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(opts,
 		grpc.MaxRecvMsgSize(handshake.MaxMessage),
 		grpc.MaxSendMsgSize(handshake.MaxMessage),
-		grpc.StatsHandler(otelgrpc.NewServerHandler(
-			otelgrpc.WithPropagators(propagation.TraceContext{}),
-			otelgrpc.WithMeterProvider(metricnoop.NewMeterProvider()),
-		)),
 		grpc.ChainUnaryInterceptor(errgrpc.UnaryServer, s.unary),
 		grpc.ChainStreamInterceptor(errgrpc.StreamServer, s.stream),
 	)...)
@@ -80,6 +73,7 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 			resp, err = nil, panicked(ctx, info.FullMethod, v)
 		}
 	}()
+	ctx = wire.ExtractTrace(ctx)
 	resp, err = next(ctx, req)
 	logCause(ctx, info.FullMethod, err)
 	return resp, err
@@ -91,7 +85,7 @@ func (s *server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServ
 			err = panicked(stream.Context(), info.FullMethod, v)
 		}
 	}()
-	ctx, cancel := context.WithCancel(stream.Context())
+	ctx, cancel := context.WithCancel(wire.ExtractTrace(stream.Context()))
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
 	err = next(srv, endingStream{stream, ctx})

@@ -176,7 +176,8 @@ func (b *backend) probe(ctx context.Context, probe string) ([]byte, error) {
 		at, ok := ctx.Deadline()
 		return fmt.Appendf(nil, "%v %d", ok, time.Until(at).Milliseconds()), nil
 	case "trace":
-		return []byte(trace.SpanContextFromContext(ctx).TraceID().String()), nil
+		in := trace.SpanContextFromContext(ctx)
+		return []byte(in.TraceID().String() + " " + in.SpanID().String()), nil
 	case "stderr":
 		for i := range n {
 			fmt.Fprintf(os.NewFile(2, "stderr"), "line %d of a flood\n", i)

@@ -14,9 +14,13 @@ import (
 	"github.com/tagstore/tagstore/core/internal/wire"
 )
 
-// maxBatch is how many keys are asked for in one message: well below the
-// message limit even when all of them are as long as can be.
-const maxBatch = 1000
+// A batch is asked for in several messages: few keys in the first, since a
+// plugin reads all of them and their values may be large; and never so many
+// that the message limit is near, even when all are as long as can be.
+const (
+	firstBatch = 64
+	maxBatch   = 1000
+)
 
 // Process is a Backend and has the methods of every optional interface; Limited
 // says which of them its plugin honours.
@@ -61,7 +65,7 @@ func (p *Process) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 	ctx, cancel := context.WithTimeout(ctx, p.plugin.CallTimeout)
 	defer cancel()
 	results := make([]driver.Result, 0, len(ids))
-	for ask := maxBatch; ; {
+	for ask := firstBatch; ; {
 		rest := ids[len(results):]
 		rest = rest[:min(ask, len(rest))]
 		got, err := call(ctx, p, methodBatchGet, config.Key{}, &backendv1.BatchGetRequest{Ids: wire.IDs(rest)},

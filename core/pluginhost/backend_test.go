@@ -22,7 +22,7 @@ func TestBatchIsSplit(t *testing.T) {
 	for i := range 40 {
 		ids = append(ids, id(t, fmt.Sprintf("probe/bytes-%d", 500_000+i)), id(t, "small"), id(t, "absent"))
 	}
-	ids = append(ids, id(t, "probe/bytes-3500000"))
+	ids = append(ids, id(t, "probe/bytes-3145728"), id(t, "probe/bytes-4800000"))
 	results, err := p.BatchGet(t.Context(), ids)
 	if err != nil {
 		t.Fatal(err)
@@ -30,7 +30,7 @@ func TestBatchIsSplit(t *testing.T) {
 	if len(results) != len(ids) {
 		t.Fatalf("%d results for %d keys", len(results), len(ids))
 	}
-	for i, r := range results[:len(ids)-1] {
+	for i, r := range results[:len(ids)-2] {
 		switch i % 3 {
 		case 0:
 			if r.Err != nil || r.Entry.ID != ids[i] || len(r.Entry.Value) != 500_000+i/3 {
@@ -46,6 +46,9 @@ func TestBatchIsSplit(t *testing.T) {
 			}
 		}
 	}
+	if r := results[len(results)-2]; r.Err != nil || len(r.Entry.Value) != 3<<20 {
+		t.Errorf("a value that fills a batch alone has %d bytes, %v", len(r.Entry.Value), r.Err)
+	}
 	if last := results[len(results)-1]; !errors.Is(last.Err, config.ResourceExhausted) {
 		t.Errorf("a value that no batch can hold gave %v", last.Err)
 	}
@@ -58,6 +61,27 @@ func TestBatchIsSplit(t *testing.T) {
 	}
 	if results, err := p.BatchGet(t.Context(), many); err != nil || len(results) != len(many) {
 		t.Errorf("a batch of %d gave %d, %v", len(many), len(results), err)
+	}
+}
+
+// A plugin reads all keys that it is asked for, whatever of them it can send.
+func TestLargeValuesAreNotAskedForAtOnce(t *testing.T) {
+	t.Parallel()
+	p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t)})
+	var ids []config.ID
+	for range 100 {
+		ids = append(ids, id(t, "probe/bytes-500000"), id(t, "probe/batch"))
+	}
+	results, err := p.BatchGet(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := 0
+	for i := 1; i < len(results); i += 2 {
+		most = max(most, number(t, string(results[i].Entry.Value)))
+	}
+	if most == 0 || most > 64 {
+		t.Errorf("the plugin was asked for %d large values in one message", most)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -155,6 +156,57 @@ func TestSweepTouchesNothingElse(t *testing.T) {
 	}
 	if err := live.remove(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Hosts that start at once sweep while the folders of others are being made.
+func TestSweepSparesHostsThatStart(t *testing.T) {
+	base := t.TempDir()
+	if err := os.Chmod(base, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var hosts sync.WaitGroup
+	for range 4 {
+		hosts.Go(func() {
+			for range 250 {
+				b, err := newSocketBase(base)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := b.launchDir("p"); err != nil {
+					t.Error(err)
+				}
+				if err := b.remove(); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	hosts.Wait()
+}
+
+// A host that was killed before it held its lock leaves that under another name.
+func TestSweepTakesHalfMadeFolders(t *testing.T) {
+	base := t.TempDir()
+	half := filepath.Join(base, baseName+"1")
+	if err := os.Mkdir(half, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(half, unheldName), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sweep(base)
+	if _, err := os.Stat(half); err != nil {
+		t.Fatalf("a folder that is being made was taken: %v", err)
+	}
+	long := time.Now().Add(-2 * unlockedAge)
+	if err := os.Chtimes(half, long, long); err != nil {
+		t.Fatal(err)
+	}
+	sweep(base)
+	if _, err := os.Stat(half); err == nil {
+		t.Error("it is still there")
 	}
 }
 

@@ -23,6 +23,8 @@ const (
 
 	baseName = "tagstore-sockets-"
 	lockName = "tagstore-host.lock"
+	// unheldName is the lock's until it is held.
+	unheldName = lockName + ".new"
 
 	// unlockedAge is how old a folder without a lock must be before it counts as
 	// left over: a host that is just starting has one for a moment.
@@ -131,8 +133,9 @@ func sweep(parent string) {
 		}
 		lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|syscall.O_NOFOLLOW, 0)
 		if err != nil {
-			// A host that died between its first two steps leaves it empty.
+			// A host that died during its first steps leaves no more than this.
 			if errors.Is(err, fs.ErrNotExist) && time.Since(info.ModTime()) > unlockedAge {
+				_ = os.Remove(filepath.Join(dir, unheldName))
 				_ = os.Remove(dir)
 			}
 			continue
@@ -144,12 +147,19 @@ func sweep(parent string) {
 	}
 }
 
+// lockDir makes the lock of a folder. It gets its name only once it is held:
+// another host's sweep would take one that is not for a dead host's.
 func lockDir(dir string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join(dir, lockName), os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
+	unheld := filepath.Join(dir, unheldName)
+	f, err := os.OpenFile(unheld, os.O_CREATE|os.O_RDWR|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		err = os.Rename(unheld, filepath.Join(dir, lockName))
+	}
+	if err != nil {
 		f.Close()
 		return nil, err
 	}

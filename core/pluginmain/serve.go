@@ -86,13 +86,17 @@ func serve(name, version string, open driver.Opener) (exit int) {
 	syscall.Umask(0o077) // the socket, and the files of an author who did not think of it
 	stderr := os.Stderr  // go-plugin replaces the variable
 	slog.SetDefault(slog.New(newLogHandler(stderr)))
+	// Before the handshake: right behind it the host may go away or send SIGTERM.
+	parent := os.Getppid()
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
 
 	s := newServer(name, version, open)
 	var transport *grpc.Server
 	ready := make(chan struct{})
 	go func() {
 		<-ready
-		s.stopWhenTold(transport)
+		s.stopWhenTold(transport, told, parent)
 	}()
 	plugin.Serve(&plugin.ServeConfig{
 		HandshakeConfig: plugin.HandshakeConfig{MagicCookieKey: handshake.CookieKey, MagicCookieValue: handshake.CookieValue},
@@ -116,11 +120,9 @@ func serve(name, version string, open driver.Opener) (exit int) {
 
 // stopWhenTold waits for SIGTERM, then ends the watches, lets the calls in
 // flight finish and stops the transport, upon which go-plugin's Serve returns.
-// When the host is gone nobody waits for an answer, and it stops at once.
-func (s *server) stopWhenTold(transport *grpc.Server) {
-	parent := os.Getppid()
-	told := make(chan os.Signal, 1)
-	signal.Notify(told, syscall.SIGTERM)
+// When the host, process parent, is gone nobody waits for an answer, and it
+// stops at once.
+func (s *server) stopWhenTold(transport *grpc.Server, told <-chan os.Signal, parent int) {
 	orphan := time.NewTicker(orphanPoll)
 	defer orphan.Stop()
 	for {

@@ -169,7 +169,7 @@ func TestOrphanEnds(t *testing.T) {
 	}
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	limit := time.After(3 * time.Second)
+	limit := time.After(10 * time.Second)
 	for alive(pid) {
 		select {
 		case <-tick.C:

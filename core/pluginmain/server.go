@@ -219,9 +219,9 @@ func (s *server) Get(ctx context.Context, r *backendv1.GetRequest) (*backendv1.G
 	return &backendv1.GetResponse{Entry: wire.Entry(e)}, nil
 }
 
-// BatchGet ends its answer at handshake.BatchBytes. A single result that no
-// message can hold becomes an error in its place, so that it does not cost the
-// others.
+// BatchGet ends its answer at handshake.BatchBytes, but never with a first
+// result left out. A single result that no message can hold becomes an error in
+// its place, so that it does not cost the others.
 func (s *server) BatchGet(ctx context.Context, r *backendv1.BatchGetRequest) (*backendv1.BatchGetResponse, error) {
 	b, err := s.current()
 	if err != nil {
@@ -245,12 +245,12 @@ func (s *server) BatchGet(ctx context.Context, r *backendv1.BatchGetRequest) (*b
 	for i, result := range results {
 		m := wire.Result(result)
 		size := proto.Size(m)
-		if size > handshake.BatchBytes {
+		if size > handshake.MaxResult {
 			m = wire.Result(driver.Result{Err: config.Errorf(config.ResourceExhausted,
 				"the value is larger than a batch may be").WithKey(ids[i].Key).WithHint("read it alone")})
 			size = proto.Size(m)
 		}
-		if total += size; total > handshake.BatchBytes {
+		if total += size; total > handshake.BatchBytes && i > 0 {
 			break
 		}
 		resp.Results = append(resp.Results, m)

@@ -5,17 +5,20 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/errgrpc"
 	backendv1 "github.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1"
+	"github.com/tagstore/tagstore/core/internal/handshake"
 	"github.com/tagstore/tagstore/core/internal/wire"
 	"github.com/tagstore/tagstore/core/memdriver"
 )
@@ -192,5 +195,29 @@ func TestCloseHasABound(t *testing.T) {
 	s.backend.Store(&opened{Backend: stuck{memdriver.New(), free}})
 	if err := s.close(time.Millisecond); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// Package store lets a content type have 128 bytes, a message 1024 and a token
+// a subject of 255.
+func TestLargestPageFitsAMessage(t *testing.T) {
+	tenant, errTenant := config.ParseTenant(strings.Repeat("t", config.MaxLabel))
+	service, errService := config.ParseService(strings.Repeat("s", config.MaxLabel))
+	key, errKey := config.ParseKey(strings.Repeat("k", config.MaxKey))
+	if err := errors.Join(errTenant, errService, errKey); err != nil {
+		t.Fatal(err)
+	}
+	entry := config.Entry{
+		ID:          config.ID{Tenant: tenant, Service: service, Key: key},
+		Value:       make([]byte, driver.MaxPageBytes/driver.MaxPageSize),
+		ContentType: strings.Repeat("c", 128), Version: 1 << 63, Revision: config.Revision(strings.Repeat("r", 64)),
+		UpdatedAt: time.Unix(1<<32, 999_999_999), UpdatedBy: strings.Repeat("u", 255), Message: strings.Repeat("m", 1024), Secret: true,
+	}
+	page := driver.Page{NextPageToken: strings.Repeat("p", 2*config.MaxKey)}
+	for range driver.MaxPageSize {
+		page.Entries = append(page.Entries, entry)
+	}
+	if n := proto.Size(wire.ListResponse(page)); n > handshake.MaxMessage {
+		t.Errorf("it has %d bytes, the limit is %d", n, handshake.MaxMessage)
 	}
 }

@@ -21,9 +21,14 @@ const APIMinor = 0
 const PluginName = "backend"
 
 // MaxMessage bounds one message in either direction, in bytes. It holds a page
-// (driver.MaxPageBytes) or the largest value with room for metadata.
-const MaxMessage = 4 << 20
+// whose values (driver.MaxPageBytes) and metadata are as large as they can be,
+// or the largest value.
+const MaxMessage = 9 << 19
 
 // BatchBytes is where a plugin ends the answer to a BatchGet, in bytes; the
-// host asks again for the rest.
+// host asks again for the rest. The first result may pass it: it goes alone.
 const BatchBytes = 3 << 20
+
+// MaxResult is the largest single result of a BatchGet, in bytes. The rest of
+// MaxMessage is what a message takes around it.
+const MaxResult = MaxMessage - 1<<10

@@ -122,6 +122,9 @@ func (b *backend) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 			n, _ := strconv.Atoi(probe)
 			results[i] = driver.Result{Entry: config.Entry{ID: id, Value: make([]byte, n), Version: 1, Revision: "r"}}
 		}
+		if id.Key.String() == "probe/batch" && err == nil { // how many keys came with it
+			results[i] = driver.Result{Entry: config.Entry{ID: id, Value: strconv.AppendInt(nil, int64(len(ids)), 10), Version: 1, Revision: "r"}}
+		}
 	}
 	return results, err
 }

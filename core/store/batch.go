@@ -110,10 +110,14 @@ func (w *lookup) exhausted() error {
 		WithHint("ask for this key again with fewer others"))
 }
 
-// size is what a value takes of the answer, roughly.
-func (w *lookup) size() int {
-	const rest = 256 // the metadata, without its texts
-	return len(w.entry.Value) + len(w.entry.Message) + len(w.key.String()) + rest
+// size is what a value takes of the answer, roughly, its frame left out.
+func (w *lookup) size() int { return len(w.entry.Value) + len(w.entry.Message) }
+
+// frame is what a key takes of the answer whatever comes of it: the metadata of
+// a value, or an error, which names the key three times.
+func frame(k config.Key) int {
+	const texts = 512
+	return 3*len(k.String()) + texts
 }
 
 // readGroup reads keys of one backend, layer by layer.
@@ -137,7 +141,7 @@ func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
 				if w.settle(ctx, r) {
 					next = append(next, w)
 				} else if w.err == nil {
-					budget.Add(-int64(w.size()))
+					budget.Add(-int64(w.size() + frame(w.key)))
 				}
 			}
 		}
@@ -189,6 +193,10 @@ func readChunk(ctx context.Context, chunk []*lookup) []driver.Result {
 // repeated keys included.
 func (s *Store) assemble(keys []config.Key, lookups map[config.Key]*lookup) []Result {
 	left := s.maxAnswer
+	for _, k := range keys {
+		left -= frame(k)
+	}
+	left = max(left, s.maxAnswer/2) // however many keys: some values are in every answer
 	results := make([]Result, len(keys))
 	for i, k := range keys {
 		w := lookups[k]

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/big"
@@ -18,6 +19,21 @@ import (
 // maxFindings is how many breaches of a schema one error tells.
 const maxFindings = 5
 
+// The numbers of a value that has a schema. The validator computes with exact
+// fractions, without a deadline: the ten bytes of 1e1000000 take it a fiftieth
+// of a second and hundreds of kilobytes, a value holds many of them, and over
+// a larger exponent it panics. Every number that a double can hold is within.
+const (
+	maxNumber   = 128 // bytes
+	maxExponent = 324
+)
+
+// maxMembers is how many JSON values, at any depth, a value may hold that has a
+// schema. The validator does not stop at its first finding and keeps about a
+// kilobyte of each, so that a megabyte of wrong numbers would cost seconds and
+// hundreds of megabytes.
+const maxMembers = 20_000
+
 // checkSchema holds a JSON value to its route's schema. The error names where
 // the value breaks which rule by JSON pointer (RFC 6901), and shows what the
 // schema wants, never what the value holds.
@@ -25,6 +41,15 @@ func checkSchema(schema *jsonschema.Schema, value []byte) error {
 	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(value))
 	if err != nil {
 		return config.Errorf(config.InvalidArgument, "the value is not valid JSON").WithHint("send valid JSON")
+	}
+	if n := members(v); n > maxMembers {
+		return config.Errorf(config.InvalidArgument, "the value holds %d JSON values, the limit with a schema is %d", n, maxMembers).
+			WithHint("split it over several keys")
+	}
+	if hasHugeNumber(v) {
+		return config.Errorf(config.InvalidArgument,
+			"the value has a number of more than %d bytes or with an exponent beyond %d, which can not be held to a schema", maxNumber, maxExponent).
+			WithHint("write it as text")
 	}
 	err = schema.Validate(v)
 	if err == nil {
@@ -44,6 +69,46 @@ func checkSchema(schema *jsonschema.Schema, value []byte) error {
 		text += fmt.Sprintf("; and %d more", more)
 	}
 	return &config.Error{Code: config.InvalidArgument, Message: text}
+}
+
+// members counts v and what is in it.
+func members(v any) int {
+	n := 1
+	switch v := v.(type) {
+	case []any:
+		for _, member := range v {
+			n += members(member)
+		}
+	case map[string]any:
+		for _, member := range v {
+			n += members(member)
+		}
+	}
+	return n
+}
+
+// hasHugeNumber reports whether v, which nests at most MaxJSONDepth deep, has
+// a number beyond maxNumber or maxExponent.
+func hasHugeNumber(v any) bool {
+	switch v := v.(type) {
+	case json.Number:
+		if len(v) > maxNumber {
+			return true
+		}
+		if i := strings.IndexAny(string(v), "eE"); i >= 0 {
+			exponent, err := strconv.Atoi(string(v[i+1:]))
+			return err != nil || exponent > maxExponent || exponent < -maxExponent
+		}
+	case []any:
+		return slices.ContainsFunc(v, hasHugeNumber)
+	case map[string]any:
+		for _, member := range v {
+			if hasHugeNumber(member) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // collect lists the innermost causes, which are the ones to mend.

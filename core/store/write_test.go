@@ -178,6 +178,51 @@ func TestSchemaGate(t *testing.T) {
 	}
 }
 
+// A few bytes of number must not cost the validator seconds, nor its life.
+func TestSchemaGateBoundsNumbers(t *testing.T) {
+	f := withSchema(t, memdriver.New(), `{"items": {"type": "number", "maximum": 1e309}, "uniqueItems": true}`)
+	put := func(v string) error {
+		_, err := f.Put(t.Context(), store.PutRequest{Scope: acme, Key: key("param_config_a"), Value: []byte(v)})
+		return err
+	}
+	if err := put(`[1.7976931348623157e308, 5E-324, -0.1e+7, ` + strings.Repeat("9", 128) + `]`); err != nil {
+		t.Errorf("numbers that a double can hold: %v", err)
+	}
+	for name, v := range map[string]string{
+		"beyond the validator":       `[1e1000001]`,
+		"beyond it, below":           `[1e-1000001]`,
+		"beyond every integer":       `[1e99999999999999999999]`,
+		"large":                      `[1E+325]`,
+		"small":                      `[1e-325]`,
+		"long":                       `[` + strings.Repeat("9", 129) + `]`,
+		"further in":                 `[{"a": [1e1000001]}]`,
+		"as many as fit, each large": `[` + strings.Repeat("1e1000000,", 10_000) + `1]`,
+	} {
+		e := errorOf(t, put(v), config.InvalidArgument)
+		if !strings.HasPrefix(e.Message, "the value has a number of more than 128 bytes or with an exponent beyond 324") {
+			t.Errorf("%s: %s", name, e.Message)
+		}
+	}
+}
+
+// A value of very many small parts is refused before the validator sees it.
+func TestSchemaGateBoundsMembers(t *testing.T) {
+	f := withSchema(t, memdriver.New(), `{"items": {"type": "number"}}`)
+	put := func(n int) error {
+		_, err := f.Put(t.Context(), store.PutRequest{
+			Scope: acme, Key: key("param_config_a"), Value: []byte(`[` + strings.Repeat("1,", n-2) + `1]`),
+		})
+		return err
+	}
+	if err := put(20_000); err != nil {
+		t.Errorf("as many as may be: %v", err)
+	}
+	e := errorOf(t, put(20_001), config.InvalidArgument)
+	if want := "the value holds 20001 JSON values, the limit with a schema is 20000"; e.Message != want {
+		t.Errorf("the error is %q, want %q", e.Message, want)
+	}
+}
+
 // What was valid once is not restored past a schema that has changed since.
 func TestSchemaHoldsForOldValues(t *testing.T) {
 	b := memdriver.New()

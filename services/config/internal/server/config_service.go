@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"strings"
 
 	"github.com/tagstore/tagstore/core/auth"
 	"github.com/tagstore/tagstore/core/config"
@@ -85,6 +86,8 @@ func (s *configService) BatchGet(ctx context.Context, req *tagstorev1.BatchGetRe
 		key, err := config.ParseKey(text)
 		if err != nil {
 			out[i].Outcome = failed(err)
+			// Not more of it than of a valid one, or it could fill the answer.
+			out[i].Key = strings.ToValidUTF8(text[:min(len(text), config.MaxKey)], "")
 			continue
 		}
 		keys, at = append(keys, key), append(at, i)

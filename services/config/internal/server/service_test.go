@@ -219,6 +219,35 @@ func TestBatchGetLimits(t *testing.T) {
 	}
 }
 
+// What is not there, and what is no key, leaves the answer sendable, too.
+func TestBatchGetOfLongKeys(t *testing.T) {
+	f := start(t)
+	value := `"` + strings.Repeat("x", 1<<20-600) + `"`
+	var keys []string
+	for i := range 15 {
+		keys = append(keys, fmt.Sprintf("tenant_config_large-%d", i))
+		f.put(t, tenantA, keys[i], value)
+	}
+	for name, others := range map[string]func(i int) string{
+		"absent":           func(i int) string { return fmt.Sprintf("tenant_config_%0498d", i) },
+		"no keys":          func(i int) string { return fmt.Sprintf("%03000d!", i) },
+		"one that is huge": func(i int) string { return strings.Repeat("é", max(1, (1-i)<<20)) },
+	} {
+		asked := slices.Clone(keys)
+		for i := len(asked); i < 1000; i++ {
+			asked = append(asked, others(i-len(keys)))
+		}
+		got, err := f.config.BatchGet(f.as(t, tenantA, auth.RoleReader), &tagstorev1.BatchGetRequest{Keys: asked})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if first := got.GetResults()[0]; len(first.GetEntry().GetValue()) != len(value) {
+			t.Errorf("%s: the first value is missing: %v", name, first.GetError())
+		}
+	}
+}
+
 // Values that do not fit into one message fail one by one, with a way out.
 func TestBatchGetThatIsTooLarge(t *testing.T) {
 	f := start(t)

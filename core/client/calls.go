@@ -5,6 +5,9 @@ import (
 	"iter"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
+
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/errgrpc"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
@@ -246,14 +249,14 @@ type PutRequest struct {
 }
 
 // Put writes a new version and returns its entry without the value. Codes that
-// leave it open whether the write happened are OutcomeUnknown and
-// DeadlineExceeded, and Unavailable when the connection broke.
+// leave it open whether the write happened are OutcomeUnknown, which a broken
+// connection is too, and DeadlineExceeded.
 func (c *Client) Put(ctx context.Context, r PutRequest) (Entry, error) {
-	return write(ctx, c, "client.Put", r.Key, r.Service, func(ctx context.Context) (*tagstorev1.PutResponse, error) {
+	return write(ctx, c, "client.Put", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.PutResponse, error) {
 		return c.config.Put(ctx, &tagstorev1.PutRequest{
 			Key: r.Key.String(), Service: r.Service.String(), Value: r.Value, ContentType: r.ContentType,
 			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey,
-		})
+		}, opts...)
 	})
 }
 
@@ -269,11 +272,11 @@ type DeleteRequest struct {
 // Delete makes a key absent and returns the version that says so. The key's
 // history stays.
 func (c *Client) Delete(ctx context.Context, r DeleteRequest) (Entry, error) {
-	return write(ctx, c, "client.Delete", r.Key, r.Service, func(ctx context.Context) (*tagstorev1.DeleteResponse, error) {
+	return write(ctx, c, "client.Delete", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.DeleteResponse, error) {
 		return c.config.Delete(ctx, &tagstorev1.DeleteRequest{
 			Key: r.Key.String(), Service: r.Service.String(),
 			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey,
-		})
+		}, opts...)
 	})
 }
 
@@ -288,10 +291,10 @@ type RestoreRequest struct {
 
 // Restore writes the value that a key had before its deletion as a new version.
 func (c *Client) Restore(ctx context.Context, r RestoreRequest) (Entry, error) {
-	return write(ctx, c, "client.Restore", r.Key, r.Service, func(ctx context.Context) (*tagstorev1.RestoreResponse, error) {
+	return write(ctx, c, "client.Restore", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.RestoreResponse, error) {
 		return c.config.Restore(ctx, &tagstorev1.RestoreRequest{
 			Key: r.Key.String(), Service: r.Service.String(), ExpectedVersion: r.ExpectedVersion, Message: r.Message,
-		})
+		}, opts...)
 	})
 }
 
@@ -307,11 +310,11 @@ type RollbackRequest struct {
 
 // Rollback writes the value of an old version as a new version.
 func (c *Client) Rollback(ctx context.Context, r RollbackRequest) (Entry, error) {
-	return write(ctx, c, "client.Rollback", r.Key, r.Service, func(ctx context.Context) (*tagstorev1.RollbackResponse, error) {
+	return write(ctx, c, "client.Rollback", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.RollbackResponse, error) {
 		return c.config.Rollback(ctx, &tagstorev1.RollbackRequest{
 			Key: r.Key.String(), Service: r.Service.String(), ToVersion: r.ToVersion,
 			ExpectedVersion: r.ExpectedVersion, Message: r.Message,
-		})
+		}, opts...)
 	})
 }
 
@@ -319,13 +322,14 @@ func (c *Client) Rollback(ctx context.Context, r RollbackRequest) (Entry, error)
 // answer with the entry that they made.
 func write[Response interface{ GetEntry() *tagstorev1.Entry }](
 	ctx context.Context, c *Client, op string, key config.Key, service config.Service,
-	send func(context.Context) (Response, error),
+	send func(context.Context, ...grpc.CallOption) (Response, error),
 ) (Entry, error) {
 	ctx, cancel, k := c.begin(ctx, op, key)
 	defer cancel()
-	resp, err := send(ctx)
+	var to peer.Peer
+	resp, err := send(ctx, grpc.Peer(&to))
 	if err != nil {
-		return Entry{}, k.failed(err)
+		return Entry{}, k.failedWrite(err, to.Addr != nil)
 	}
 	entry, ok := entryFromWire(resp.GetEntry())
 	if !ok || entry.Key != key || entry.Service != service || entry.Shared {

@@ -16,10 +16,12 @@ import (
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/errgrpc"
@@ -281,11 +283,27 @@ func validRequestID(id string) bool {
 // failed returns what a call ended with as a *config.Error that knows its
 // request id.
 func (k call) failed(err error) error {
+	// After the last retry gRPC wraps the status in words of its own.
+	var last interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &last) {
+		err = last.GRPCStatus().Err()
+	}
 	e := config.AsError(errgrpc.FromError(err), k.op, k.key)
 	if e.Code == config.Unavailable && e.Hint == "" {
 		e = e.WithHint("check that the configuration service answers at %s", k.client.target)
 	}
 	return e.WithCause(&requestError{id: k.id, cause: e.Err})
+}
+
+// failedWrite is failed for a write, which may have happened although nobody
+// answered: sent says whether it got as far as a connection. An answer of the
+// service carries its detail and says by its own code what happened.
+func (k call) failedWrite(err error, sent bool) error {
+	if s := status.Convert(err); s.Code() == codes.Unavailable && len(s.Details()) == 0 && sent {
+		err = config.Errorf(config.OutcomeUnknown, "the connection broke before the service answered").
+			WithHint("read the key, or retry with the same idempotency key").WithCause(errors.New(s.Message()))
+	}
+	return k.failed(err)
 }
 
 // broken is failed for an answer that does not fit what was asked.

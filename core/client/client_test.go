@@ -458,7 +458,7 @@ func TestOnlyReadsAreRetried(t *testing.T) {
 		},
 		put: func(context.Context, *tagstorev1.PutRequest) (*tagstorev1.PutResponse, error) {
 			puts++
-			return nil, status.Error(codes.Unavailable, "not now")
+			return nil, config.Errorf(config.Unavailable, "not now")
 		},
 	})
 	if _, err := c.Get(t.Context(), key(t, "k"), config.Service{}); err != nil || gets != 3 {
@@ -469,6 +469,31 @@ func TestOnlyReadsAreRetried(t *testing.T) {
 	}
 	if _, err := c.Put(t.Context(), client.PutRequest{Key: key(t, "k")}); !errors.Is(err, config.Unavailable) || puts != 1 {
 		t.Errorf("Put took %d attempts and returned %v, want 1 and code unavailable", puts, err)
+	}
+}
+
+// A write whose connection breaks may have happened; one that met no service has
+// not, and one that the service turned away neither.
+func TestBrokenWriteSaysThatItMayHaveHappened(t *testing.T) {
+	lis := listen(t, "127.0.0.1:0")
+	var server *grpc.Server
+	arrived := make(chan struct{})
+	server = start(t, lis, &service{put: func(ctx context.Context, _ *tagstorev1.PutRequest) (*tagstorev1.PutResponse, error) {
+		close(arrived)
+		<-ctx.Done() // the connection is gone
+		return nil, ctx.Err()
+	}}, adminService{})
+	go func() {
+		<-arrived
+		server.Stop()
+	}()
+	c := dial(t, lis.Addr().String())
+	if _, err := c.Put(t.Context(), client.PutRequest{Key: key(t, "k")}); !errors.Is(err, config.OutcomeUnknown) {
+		t.Errorf("a Put whose connection broke returned %v, want code outcome_unknown", err)
+	}
+	// Nobody listens there any more.
+	if _, err := c.Put(t.Context(), client.PutRequest{Key: key(t, "k")}); !errors.Is(err, config.Unavailable) {
+		t.Errorf("a Put that met nobody returned %v, want code unavailable", err)
 	}
 }
 
@@ -590,6 +615,9 @@ func TestNobodyThereIsUnavailableAndSaysWhere(t *testing.T) {
 	var e *config.Error
 	if !errors.As(err, &e) || e.Code != config.Unavailable || !strings.Contains(e.Hint, address) {
 		t.Errorf("Get returned %v, want code unavailable and the address", err)
+	}
+	if strings.Contains(e.Message, "rpc error") || !strings.Contains(e.Message, "connection refused") {
+		t.Errorf("Get says %q, want the reason without what gRPC says around it", e.Message)
 	}
 }
 

@@ -80,10 +80,11 @@ type Event struct {
 //
 // Once an event with a resume token has come, a break with Unavailable is
 // resumed behind the last event, after a growing wait and for as long as ctx
-// lasts: nothing is lost or repeated. Every other end is returned: a break
-// before that (what was sent is not the whole state: drop it), OutOfRange (the
-// token is older than the history that is kept: start again without it),
-// Unauthenticated (the token has expired), PermissionDenied and the rest.
+// lasts: nothing is lost, and an event may come a second time. Every other end
+// is returned: a break before that (what was sent is not the whole state: drop
+// it), OutOfRange (the token is older than the history that is kept: start
+// again without it), Unauthenticated (the token has expired), PermissionDenied
+// and the rest.
 func (c *Client) Watch(ctx context.Context, r WatchRequest, emit func(Event) error) error {
 	const op = "client.Watch"
 	w := watch{client: c, request: r, emit: emit, resumable: r.ResumeToken != ""}

@@ -91,7 +91,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer verifier.Close()
 
 	host, err := pluginhost.Open(ctx, p.plugins(), pluginhost.Options{
-		Logger: tel.Logger, SocketDir: s.SocketDir, MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
+		Logger: tel.Logger, SocketDir: s.SocketDir, StartTimeout: s.PluginStartTimeout,
+		MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
 	})
 	if err != nil {
 		return stoppedOr(ctx, err)

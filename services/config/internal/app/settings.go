@@ -42,6 +42,8 @@ type Settings struct {
 
 	SocketDir string `env:"SOCKET_DIR" doc:"folder, of this user alone, for the sockets of plugins; by default the system's folder for temporary files, whose cleaners may delete live sockets"`
 
+	PluginStartTimeout time.Duration `env:"PLUGIN_START_TIMEOUT" default:"5s" doc:"time that a plugin may take from its start until its store is open, 100ms to 10m; raise it for large stores"`
+
 	WatchesPerTenant     int           `env:"WATCHES_PER_TENANT" default:"100" doc:"Watch streams that one tenant may hold at once"`
 	StreamsPerConnection int           `env:"STREAMS_PER_CONNECTION" default:"200" doc:"streams of any kind that one connection may hold at once"`
 	WatchHeartbeat       time.Duration `env:"WATCH_HEARTBEAT" default:"5s" doc:"longest silence of a Watch stream, at most 5s"`
@@ -85,6 +87,9 @@ func (s Settings) limits() (server.Limits, error) {
 	}
 	if s.WatchSendTimeout <= 0 {
 		problems = append(problems, wrong("WATCH_SEND_TIMEOUT", "is not above 0s"))
+	}
+	if s.PluginStartTimeout < 100*time.Millisecond || s.PluginStartTimeout > 10*time.Minute {
+		problems = append(problems, wrong("PLUGIN_START_TIMEOUT", "is not between 100ms and 10m"))
 	}
 	if s.DrainDelay < 0 {
 		problems = append(problems, wrong("DRAIN_DELAY", "is below 0s"))

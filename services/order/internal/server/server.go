@@ -15,6 +15,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -32,6 +33,9 @@ const (
 	requestTimeout = 5 * time.Second
 	// maxInFlight is how many requests are worked on at once.
 	maxInFlight = 256
+	// maxPerTenant is how many of them may be one tenant's: one that floods, or
+	// sends its bodies slowly, leaves room for the others.
+	maxPerTenant = maxInFlight / 2
 	// defaultPage and maxPage are numbers of orders.
 	defaultPage = 20
 	maxPage     = 100
@@ -66,6 +70,7 @@ type server struct {
 	cursors  cursors
 	logger   *slog.Logger
 	slots    chan struct{}
+	shares   shares
 }
 
 // route is one method of one path.
@@ -131,6 +136,11 @@ func (s *server) handle(route route) http.HandlerFunc {
 			}
 			caller = p
 			entryOf(r.Context()).tenant = p.Tenant
+			if !s.shares.take(p.Tenant) {
+				s.fail(w, r, unavailable(typeUnavailable, "Too many requests of this tenant are at work.", time.Second))
+				return
+			}
+			defer s.shares.giveBack(p.Tenant)
 			r = r.WithContext(client.ContextWithToken(r.Context(), token))
 		}
 		if err := route.serve(w, r, caller); err != nil {
@@ -348,6 +358,35 @@ func (s *server) guard(w *recorder, r *http.Request, next *http.ServeMux) {
 		return
 	}
 	next.ServeHTTP(w, r)
+}
+
+// shares counts the requests at work by tenant. It holds no more tenants than
+// there are requests.
+type shares struct {
+	mu    sync.Mutex
+	taken map[config.Tenant]int
+}
+
+// take reports whether the tenant may have one more. The caller gives it back.
+func (s *shares) take(t config.Tenant) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[t] == maxPerTenant {
+		return false
+	}
+	if s.taken == nil {
+		s.taken = map[config.Tenant]int{}
+	}
+	s.taken[t]++
+	return true
+}
+
+func (s *shares) giveBack(t config.Tenant) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken[t]--; s.taken[t] == 0 {
+		delete(s.taken, t)
+	}
 }
 
 // log writes one line for each request: no body, no header, no query.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -310,6 +311,65 @@ func TestTooManyRequests(t *testing.T) {
 		if code := <-answered; code != http.StatusUnauthorized {
 			t.Errorf("one with a slot was answered %d", code)
 		}
+	}
+}
+
+// byTenant lets everybody in as an editor of the tenant that the token names.
+type byTenant struct{}
+
+func (byTenant) Verify(_ context.Context, token string) (auth.Principal, error) {
+	tenant, err := config.ParseTenant(token)
+	return auth.Principal{Tenant: tenant, Role: auth.RoleEditor}, err
+}
+
+// stalled is a body that breaks off once release is closed.
+type stalled struct {
+	arrived chan<- struct{}
+	release <-chan struct{}
+}
+
+func (s stalled) Read([]byte) (int, error) {
+	s.arrived <- struct{}{}
+	<-s.release
+	return 0, io.ErrUnexpectedEOF
+}
+
+// A tenant that sends all its bodies slowly takes no slot that others need.
+func TestSlowTenantLeavesRoom(t *testing.T) {
+	h := newTestServer(t, byTenant{})
+	post := func(tenant string, body io.Reader) int {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, "/v1/orders", body)
+		r.Header.Set("Authorization", "Bearer "+tenant)
+		r.Header.Set("Content-Type", "application/json")
+		h.ServeHTTP(w, r)
+		return w.Code
+	}
+	arrived, release, answered := make(chan struct{}), make(chan struct{}), make(chan int)
+	waiting := 0
+	for range maxInFlight {
+		go func() { answered <- post("acme-corp", stalled{arrived, release}) }()
+		select {
+		case <-arrived:
+			waiting++
+		case code := <-answered:
+			if code != http.StatusServiceUnavailable {
+				t.Errorf("one more of the slow tenant was answered %d", code)
+			}
+		}
+	}
+	const badBody = http.StatusBadRequest // as far as a request gets here
+	if code := post("globex-inc", strings.NewReader("{")); code != badBody {
+		t.Errorf("another tenant was answered %d", code)
+	}
+	close(release)
+	for range waiting {
+		if code := <-answered; code != badBody {
+			t.Errorf("one of the slow tenant was answered %d", code)
+		}
+	}
+	if code := post("acme-corp", strings.NewReader("{")); code != badBody {
+		t.Errorf("the slow tenant was answered %d afterwards", code)
 	}
 }
 

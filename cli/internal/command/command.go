@@ -158,6 +158,15 @@ variable: TAGCTL_ and its name in upper case with '_' for '-'.`,
 		a.backendsCommand(), a.devCommand(), a.seedCommand(), a.infoCommand(), a.tokenCommand(), a.versionCommand(),
 		exitCodesTopic(),
 	)
+	// cobra's own shows the help of the root for a topic that there is not.
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"}) // it has just been added
+	help.Args = func(cmd *cobra.Command, args []string) error {
+		if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+			return usagef(cmd, "there is no help on %q", strings.Join(args, " "))
+		}
+		return nil
+	}
 	return root
 }
 

@@ -199,7 +199,7 @@ func (a *app) tokenCommand() *cobra.Command {
 		Short:   "Print the token that the other verbs would use",
 		Long: `Print the token that the other verbs would use: in development the one of
 --tenant and --role. Anyone who reads it can act with it until it expires.`,
-		Example: `  curl -H "Authorization: Bearer $(tagctl token --tenant globex-inc)" http://127.0.0.1:8080/v1/orders
+		Example: `  curl -H "Authorization: Bearer $(tagctl token --tenant globex-inc)" "$(tagctl info order_http)/v1/orders"
   tagctl token --role reader
   tagctl token --role refresher -o json`,
 		Args: cobra.NoArgs,

@@ -26,7 +26,8 @@ start fills in two tenants, acme-corp and globex-inc; what you change stays.
 
 All state is in .tagstore, or where TAGSTORE_DEV_DIR says. While the system is
 ready, dev.json in there holds its addresses and tokens (mode 0600), and the other
-verbs use it. Every port is a free one unless it is set, by flag or variable.`,
+verbs use it. Every port is a free one unless it is set, by flag or variable; an
+address that another machine could reach is refused.`,
 		Example: `  tagctl dev
   tagctl dev --config-listen 127.0.0.1:7070 --order-listen 127.0.0.1:8080
   TAGSTORE_DEV_DIR=/tmp/other tagctl dev --verbose`,

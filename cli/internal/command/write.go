@@ -60,7 +60,7 @@ for standard input. Put '--' before a value that begins with '-'.
 The value must be JSON unless --type says otherwise. A bare word is not JSON, and
 tagctl does not guess: write a JSON string as '"Stripe"', or store text as it is
 with --type text/plain.`,
-		Example: `  tagctl set tenant_config_order-limits '{"minimum": 50000}' -m "raise the minimum"
+		Example: `  tagctl set tenant_config_order-limits '{"minAmount":60000,"maxAmount":5000000,"maxItems":100}' -m "raise the minimum"
   tagctl set tenant_config_order-limits @limits.json --if-version 3
   echo hello | tagctl set tenant_config_greeting - --type text/plain`,
 		Args:              cobra.ExactArgs(2),

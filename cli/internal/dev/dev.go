@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,6 +52,9 @@ type Options struct {
 // lines.
 func Run(ctx context.Context, o Options) error {
 	began := time.Now()
+	if err := o.checkAddresses(); err != nil {
+		return err
+	}
 	dir, err := filepath.Abs(o.Dir)
 	if err != nil {
 		return unusable(o.Dir, err)
@@ -85,6 +90,32 @@ func Run(ctx context.Context, o Options) error {
 		err = nil
 	}
 	return errors.Join(err, s.stop())
+}
+
+// checkAddresses refuses an address that another machine could reach, before
+// anything listens on it or remembers it.
+func (o Options) checkAddresses() error {
+	for _, a := range []struct{ flag, address string }{
+		{"config-listen", o.ConfigListen},
+		{"management-listen", o.ManagementListen},
+		{"order-listen", o.OrderListen},
+		{"order-management-listen", o.OrderManagementListen},
+		{"issuer-listen", o.IssuerListen},
+	} {
+		if a.address == "" {
+			continue
+		}
+		host, _, err := net.SplitHostPort(a.address)
+		if err != nil {
+			return config.Errorf(config.InvalidArgument, "--%s is not host:port", a.flag).
+				WithHint("write one such as 127.0.0.1:8080; port 0 takes a free one")
+		}
+		if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
+			return config.Errorf(config.InvalidArgument, "--%s is not on loopback, and a development system is for this machine only", a.flag).
+				WithHint("listen on 127.0.0.1")
+		}
+	}
+	return nil
 }
 
 // system is what Run has started so far, in order.

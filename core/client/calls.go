@@ -267,15 +267,18 @@ type DeleteRequest struct {
 	ExpectedVersion *uint64
 	Message         string
 	IdempotencyKey  string
+	// Permanent consents to losing the key's history. A store that can not keep
+	// it asks for this, any other refuses it.
+	Permanent bool
 }
 
 // Delete makes a key absent and returns the version that says so. The key's
-// history stays.
+// history stays, but for DeleteRequest.Permanent.
 func (c *Client) Delete(ctx context.Context, r DeleteRequest) (Entry, error) {
 	return write(ctx, c, "client.Delete", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.DeleteResponse, error) {
 		return c.config.Delete(ctx, &tagstorev1.DeleteRequest{
 			Key: r.Key.String(), Service: r.Service.String(),
-			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey,
+			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey, Permanent: r.Permanent,
 		}, opts...)
 	})
 }
@@ -359,7 +362,8 @@ type Backend struct {
 	PluginName    string
 	PluginVersion string
 	Capabilities  []string
-	PID           int64 // 0 when no process runs
+	Caveats       []string // what its store can not promise
+	PID           int64    // 0 when no process runs
 	Generation    uint64
 	Restarts      uint64
 	StartedAt     time.Time

@@ -382,7 +382,7 @@ func TestWrites(t *testing.T) {
 		},
 		del: func(_ context.Context, r *tagstorev1.DeleteRequest) (*tagstorev1.DeleteResponse, error) {
 			return &tagstorev1.DeleteResponse{Entry: meta}, bad(r.ExpectedVersion, r.GetKey() == "k", r.GetService() == "order",
-				r.GetMessage() == "m", r.GetIdempotencyKey() == "i")
+				r.GetMessage() == "m", r.GetIdempotencyKey() == "i", r.GetPermanent())
 		},
 		restore: func(_ context.Context, r *tagstorev1.RestoreRequest) (*tagstorev1.RestoreResponse, error) {
 			return &tagstorev1.RestoreResponse{Entry: meta}, bad(r.ExpectedVersion, r.GetKey() == "k", r.GetService() == "order", r.GetMessage() == "m")
@@ -402,7 +402,7 @@ func TestWrites(t *testing.T) {
 			})
 		},
 		"Delete": func() (client.Entry, error) {
-			return c.Delete(t.Context(), client.DeleteRequest{Key: k, Service: order, ExpectedVersion: &three, Message: "m", IdempotencyKey: "i"})
+			return c.Delete(t.Context(), client.DeleteRequest{Key: k, Service: order, ExpectedVersion: &three, Message: "m", IdempotencyKey: "i", Permanent: true})
 		},
 		"Restore": func() (client.Entry, error) {
 			return c.Restore(t.Context(), client.RestoreRequest{Key: k, Service: order, ExpectedVersion: &three, Message: "m"})
@@ -626,7 +626,7 @@ func TestListBackends(t *testing.T) {
 	start(t, lis, &service{}, adminService{backends: []*tagstorev1.Backend{
 		{
 			Name: "params", Prefixes: []string{"param_config_"}, State: tagstorev1.BackendState_BACKEND_STATE_SERVING,
-			PluginName: "local", PluginVersion: "v1", Capabilities: []string{"batch"}, Pid: 7, Generation: 2, Restarts: 1,
+			PluginName: "local", PluginVersion: "v1", Capabilities: []string{"batch"}, Caveats: []string{"permanent_delete"}, Pid: 7, Generation: 2, Restarts: 1,
 			StartedAt: timestamppb.New(at), Size: &tagstorev1.BackendSize{Bytes: 1, Entries: 2, Versions: 3, Changes: -1},
 		},
 		{Name: "tenants", State: tagstorev1.BackendState_BACKEND_STATE_RESTARTING, LastError: "exit status 1"},
@@ -639,7 +639,7 @@ func TestListBackends(t *testing.T) {
 	want := []client.Backend{
 		{
 			Name: "params", Prefixes: []string{"param_config_"}, State: client.BackendServing, PluginName: "local", PluginVersion: "v1",
-			Capabilities: []string{"batch"}, PID: 7, Generation: 2, Restarts: 1, StartedAt: at,
+			Capabilities: []string{"batch"}, Caveats: []string{"permanent_delete"}, PID: 7, Generation: 2, Restarts: 1, StartedAt: at,
 			Size: &client.BackendSize{Bytes: 1, Entries: 2, Versions: 3, Changes: -1},
 		},
 		{Name: "tenants", State: client.BackendRestarting, LastError: "exit status 1"},

@@ -91,7 +91,7 @@ func statusFromWire(s *tagstorev1.Status) *status.Status {
 func backendFromWire(b *tagstorev1.Backend) Backend {
 	out := Backend{
 		Name: b.GetName(), Prefixes: b.GetPrefixes(), State: BackendUnknown,
-		PluginName: b.GetPluginName(), PluginVersion: b.GetPluginVersion(), Capabilities: b.GetCapabilities(),
+		PluginName: b.GetPluginName(), PluginVersion: b.GetPluginVersion(), Capabilities: b.GetCapabilities(), Caveats: b.GetCaveats(),
 		PID: b.GetPid(), Generation: b.GetGeneration(), Restarts: b.GetRestarts(),
 		StartedAt: timeFromWire(b.GetStartedAt()), LastError: b.GetLastError(),
 	}

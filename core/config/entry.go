@@ -31,6 +31,8 @@ type Entry struct {
 	Secret bool
 	// Deleted marks a tombstone: the version at which the value was deleted.
 	Deleted bool
+	// Source is the tier that this came from, where it is not the store itself.
+	Source Source
 }
 
 // Clone returns a copy that shares no memory with e.

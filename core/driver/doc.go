@@ -128,4 +128,12 @@
 // C28: Idempotent. A write with an idempotency key that the same tenant used
 // within the window returns the first write's result and writes nothing, if
 // the two ask for the same; else the code is AlreadyExists.
+//
+// C29: Refresher. Refresh answers as BatchGet does, from the source of truth,
+// with every write in it that any Backend of this store acknowledged before
+// the call. Afterwards no read of this Backend answers an ID older than that.
+//
+// C30: Caveats. What a store can not keep by its nature it declares as
+// Caveats, no less and no more, and keeps what they say instead. A backend
+// that declares EventualReads is a Refresher.
 package driver

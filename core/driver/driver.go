@@ -102,6 +102,9 @@ type DeleteRequest struct {
 	UpdatedBy      string
 	Message        string
 	IdempotencyKey string
+	// Permanent consents to losing the key's history. Only a store with
+	// Caveats.PermanentDelete asks for it, and only to such a store it is sent.
+	Permanent bool
 }
 
 // Batcher reads many IDs in one call (clause C23).
@@ -199,6 +202,13 @@ type Sizer interface {
 	Size(ctx context.Context) (Size, error)
 }
 
+// Refresher is for a backend whose ordinary reads may be older than what the
+// store holds (Caveats.EventualReads). Refresh is BatchGet from the source of
+// truth, past whatever is in front of it (clause C29).
+type Refresher interface {
+	Refresh(ctx context.Context, ids []config.ID) ([]Result, error)
+}
+
 // Size is what a store holds, over all tenants. A field that the store can not
 // tell cheaply is -1.
 type Size struct {
@@ -216,6 +226,73 @@ type Capabilities struct {
 	Ping       bool
 	Idempotent bool
 	Size       bool
+	Refresh    bool
+}
+
+// Caveats are the parts of the contract that a store can not keep by its
+// nature (clause C30). A backend that has any declares it, so that callers and
+// operators know before they lose something; the zero value is the contract in
+// full.
+type Caveats struct {
+	// LooseCompareAndSet: Absent is exact; any other expected version is
+	// compared before the write and checked after it. A write that lost a race
+	// may have been made all the same, and always says so: Conflict with the
+	// version that was there before it.
+	LooseCompareAndSet bool
+	// PermanentDelete: Delete takes the history with it, and the next Put is
+	// version 1 again. Without DeleteRequest.Permanent it is
+	// FailedPrecondition and changes nothing.
+	PermanentDelete bool
+	// Unattributed: UpdatedBy and Message may be missing from any answer. What
+	// is there is true.
+	Unattributed bool
+	// InferredType: the content type is not stored. Answers carry what
+	// InferType says of the bytes, and a Put of a type that would come back as
+	// something else than text or JSON is InvalidArgument.
+	InferredType bool
+	// NonEmpty: a Put of an empty value is InvalidArgument.
+	NonEmpty bool
+	// TextOnly: a Put of a value that is not UTF-8 text is InvalidArgument.
+	TextOnly bool
+	// EventualReads: Get of the latest version and BatchGet may answer older
+	// than what was written through another Backend. They are never older than
+	// this Backend's own writes and Refreshes.
+	EventualReads bool
+}
+
+// Names lists what is declared, in snake_case and alphabetical order.
+func (c Caveats) Names() []string {
+	var names []string
+	for _, each := range []struct {
+		name string
+		has  bool
+	}{
+		{"eventual_reads", c.EventualReads},
+		{"inferred_type", c.InferredType},
+		{"loose_compare_and_set", c.LooseCompareAndSet},
+		{"non_empty", c.NonEmpty},
+		{"permanent_delete", c.PermanentDelete},
+		{"text_only", c.TextOnly},
+		{"unattributed", c.Unattributed},
+	} {
+		if each.has {
+			names = append(names, each.name)
+		}
+	}
+	return names
+}
+
+// Qualified is for a Backend that has Caveats.
+type Qualified interface {
+	Caveats() Caveats
+}
+
+// CaveatsOf returns what b declares, the zero value where it declares nothing.
+func CaveatsOf(b Backend) Caveats {
+	if q, ok := b.(Qualified); ok {
+		return q.Caveats()
+	}
+	return Caveats{}
 }
 
 // Limited is for a Backend that has the methods of optional interfaces without
@@ -238,6 +315,7 @@ func CapabilitiesOf(b Backend) Capabilities {
 	_, c.Ping = b.(Pinger)
 	_, c.Idempotent = b.(Idempotent)
 	_, c.Size = b.(Sizer)
+	_, c.Refresh = b.(Refresher)
 	return c
 }
 
@@ -270,6 +348,11 @@ func AsIdempotent(b Backend) (Idempotent, bool) {
 // AsSizer returns b as a Sizer if it declares to be one.
 func AsSizer(b Backend) (Sizer, bool) {
 	return as[Sizer](b, CapabilitiesOf(b).Size)
+}
+
+// AsRefresher returns b as a Refresher if it declares to be one.
+func AsRefresher(b Backend) (Refresher, bool) {
+	return as[Refresher](b, CapabilitiesOf(b).Refresh)
 }
 
 func as[T any](b Backend, declared bool) (T, bool) {

@@ -16,7 +16,7 @@ func once(k config.ID, value string) driver.PutRequest {
 
 func (t *test) wantSame(what string, got, want config.Entry) {
 	t.Helper()
-	if d := differ(got, want); d != "" {
+	if d := t.differ(got, want); d != "" {
 		t.Errorf("%s, compared with the first: %s", what, d)
 	}
 }

@@ -128,7 +128,7 @@ func foreignWrites(t *test) {
 	mine, theirs := id(acme, order, "limit"), id("globex-inc", order, "limit")
 	t.put(mine, `1`)
 	before := t.put(mine, `2`)
-	_, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: theirs})
+	_, err := t.remove(t.ctx, driver.DeleteRequest{ID: theirs})
 	t.wantCode(err, config.NotFound, "Delete of another tenant's key")
 	_, err = t.try(driver.PutRequest{ID: theirs, Value: []byte(`3`), Expect: driver.Version(before.Version)})
 	t.wantConflict(err, 0, "Put that expects another tenant's version")

@@ -34,13 +34,19 @@ func (t *test) calls(k config.ID) []call {
 			return err
 		}},
 		{"Delete", true, func(ctx context.Context) error {
-			_, err := t.b.Delete(ctx, driver.DeleteRequest{ID: k})
+			_, err := t.remove(ctx, driver.DeleteRequest{ID: k})
 			return err
 		}},
 	}
 	if t.caps.Batch {
 		all = append(all, call{"BatchGet", false, func(ctx context.Context) error {
 			_, err := t.batcher().BatchGet(ctx, []config.ID{k, k})
+			return err
+		}})
+	}
+	if t.caps.Refresh {
+		all = append(all, call{"Refresh", false, func(ctx context.Context) error {
+			_, err := t.refresher().Refresh(ctx, []config.ID{k, k})
 			return err
 		}})
 	}
@@ -93,7 +99,7 @@ func cancelBefore(t *test) {
 			return took
 		})
 	}
-	t.wantState(k, states[1])
+	t.wantState(k, putOnce)
 }
 
 func deadlineBefore(t *test) {
@@ -110,7 +116,7 @@ func deadlineBefore(t *test) {
 			return took
 		})
 	}
-	t.wantState(k, states[1])
+	t.wantState(k, putOnce)
 }
 
 // cancelDuring cancels calls at any moment of their lives. Each must end soon,
@@ -200,7 +206,7 @@ func concurrently(t *test) {
 				if _, err := t.b.List(t.ctx, driver.ListRequest{Tenant: k.Tenant, Service: k.Service}); err != nil {
 					t.Errorf("List: %v", err)
 				}
-			case n < 9:
+			case n < 9, t.caps.Caveats.PermanentDelete: // which begins to count anew
 				e, err := t.try(driver.PutRequest{ID: k, Value: fmt.Append(nil, i)})
 				if err != nil {
 					t.Errorf("Put: %v", err)
@@ -211,7 +217,7 @@ func concurrently(t *test) {
 				written[k]++
 				mu.Unlock()
 			default:
-				e, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: k})
+				e, err := t.remove(t.ctx, driver.DeleteRequest{ID: k})
 				switch {
 				case err == nil:
 					note(e)

@@ -105,7 +105,7 @@ func listWhileChanging(t *test) {
 			if _, err := t.try(driver.PutRequest{ID: k, Value: []byte(`1`)}); err != nil {
 				t.Errorf("Put during List: %v", err)
 			}
-			if _, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: k}); err != nil {
+			if _, err := t.remove(t.ctx, driver.DeleteRequest{ID: k}); err != nil {
 				t.Errorf("Delete during List: %v", err)
 			}
 		}

@@ -41,6 +41,10 @@ func declaredWorks(t *test) {
 		_, err := t.sizer().Size(t.ctx)
 		t.wantOffered(err, "Size")
 	}
+	if t.caps.Refresh {
+		_, err := t.refresher().Refresh(t.ctx, []config.ID{k})
+		t.wantOffered(err, "Refresh")
+	}
 	if t.caps.Idempotent {
 		if d := t.idempotent().IdempotencyWindow(); d <= 0 {
 			t.Errorf("IdempotencyWindow is %v, want more than 0", d)
@@ -80,6 +84,10 @@ func undeclared(t *test) {
 	if b, ok := t.b.(driver.Sizer); ok && !t.caps.Size {
 		_, err := b.Size(t.ctx)
 		t.wantCode(err, config.Unimplemented, "Size, which is not claimed")
+	}
+	if b, ok := t.b.(driver.Refresher); ok && !t.caps.Refresh {
+		_, err := b.Refresh(t.ctx, []config.ID{k})
+		t.wantCode(err, config.Unimplemented, "Refresh, which is not claimed")
 	}
 	if !t.caps.Idempotent {
 		for range 2 {
@@ -171,7 +179,7 @@ func batchPartial(t *test) {
 		if err == nil {
 			if r.Err != nil {
 				t.Errorf("BatchGet of %s: %v", show(ids[i]), r.Err)
-			} else if d := differ(r.Entry, want); d != "" {
+			} else if d := t.differ(r.Entry, want); d != "" {
 				t.Errorf("BatchGet of %s, compared with Get: %s", show(ids[i]), d)
 			}
 			continue
@@ -209,13 +217,13 @@ func batchLarge(t *test) {
 	}
 }
 
-// past makes versions 1 to 8 of a key, the 4th and the 8th of them tombstones,
-// and returns what History has to show.
+// past makes versions 1 to 8 of a key, the 4th and the 8th of them tombstones
+// where they stay, and returns what History has to show.
 func (t *test) past(k config.ID) []config.Entry {
 	t.Helper()
 	var want []config.Entry
 	for i := 1; i <= 8; i++ {
-		if i%4 == 0 {
+		if i%4 == 0 && !t.caps.Caveats.PermanentDelete {
 			want = append(want, t.delete(k))
 			continue
 		}
@@ -239,7 +247,7 @@ func (t *test) wantHistory(what string, got, want []config.Entry) {
 			// A tombstone has nothing that a content type or value could say.
 			g.Value, g.ContentType, w.Value, w.ContentType = nil, "", nil, ""
 		}
-		if d := differ(g, w); d != "" {
+		if d := t.differ(g, w); d != "" {
 			t.Errorf("%s, entry %d, version %d: %s", what, i, want[i].Version, d)
 		}
 	}

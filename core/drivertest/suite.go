@@ -44,7 +44,11 @@ type Open func(testing.TB) *Harness
 // Caps is what a backend claims. The suite fails where claim and behaviour
 // differ, in either direction.
 type Caps struct {
-	Batch, History, Watch, Ping, Idempotent, Size bool
+	Batch, History, Watch, Ping, Idempotent, Size, Refresh bool
+
+	// Caveats are what the backend declares: the cases hold it to these
+	// instead of what they take away.
+	Caveats driver.Caveats
 
 	// MaxValue is the largest value in bytes, 0 where there is no limit or it
 	// is not known.
@@ -53,7 +57,7 @@ type Caps struct {
 
 func (c Caps) driver() driver.Capabilities {
 	return driver.Capabilities{
-		Batch: c.Batch, History: c.History, Watch: c.Watch, Ping: c.Ping, Idempotent: c.Idempotent, Size: c.Size,
+		Batch: c.Batch, History: c.History, Watch: c.Watch, Ping: c.Ping, Idempotent: c.Idempotent, Size: c.Size, Refresh: c.Refresh,
 	}
 }
 
@@ -70,10 +74,16 @@ func (c Caps) lacks(need Caps) []string {
 		{"Ping", need.Ping, c.Ping},
 		{"Idempotent", need.Idempotent, c.Idempotent},
 		{"Size", need.Size, c.Size},
+		{"Refresh", need.Refresh, c.Refresh},
 		{"MaxValue", need.MaxValue > 0, c.MaxValue > 0},
 	} {
 		if n.needed && !n.have {
 			names = append(names, "Caps."+n.name)
+		}
+	}
+	for _, caveat := range need.Caveats.Names() {
+		if !slices.Contains(c.Caveats.Names(), caveat) {
+			names = append(names, "caveat "+caveat)
 		}
 	}
 	return names
@@ -84,6 +94,8 @@ type Case struct {
 	Name   string // "group/what", such as "isolation/foreign-tenant"
 	Clause string // "C1"
 	Needs  Caps   // a MaxValue above 0 needs one to be claimed
+	// Unless holds the caveats with which a store does not promise this.
+	Unless driver.Caveats
 
 	// What the case needs of its harness.
 	NeedsPeer, NeedsReopen, NeedsChanges bool
@@ -96,6 +108,11 @@ type Case struct {
 // the case can run.
 func (c Case) Missing(caps Caps, h *Harness) string {
 	names := caps.lacks(c.Needs)
+	for _, caveat := range caps.Caveats.Names() {
+		if slices.Contains(c.Unless.Names(), caveat) {
+			names = append(names, "no caveat "+caveat)
+		}
+	}
 	if h != nil {
 		for _, n := range []struct {
 			name         string

@@ -66,9 +66,16 @@ func (t *test) putAs(r driver.PutRequest) config.Entry {
 	return e
 }
 
+// remove makes one Delete with whatever condition r has, and with the consent
+// that the store asks for.
+func (t *test) remove(ctx context.Context, r driver.DeleteRequest) (config.Entry, error) {
+	r.Permanent = t.caps.Caveats.PermanentDelete
+	return t.b.Delete(ctx, r)
+}
+
 func (t *test) delete(id config.ID) config.Entry {
 	t.Helper()
-	e, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: id})
+	e, err := t.remove(t.ctx, driver.DeleteRequest{ID: id})
 	if err != nil {
 		t.Fatalf("Delete of %s: %v", show(id), err)
 	}
@@ -236,6 +243,7 @@ func (t *test) watcher() driver.Watcher       { return claimed(t, "Watch", drive
 func (t *test) pinger() driver.Pinger         { return claimed(t, "Ping", driver.AsPinger) }
 func (t *test) idempotent() driver.Idempotent { return claimed(t, "Idempotent", driver.AsIdempotent) }
 func (t *test) sizer() driver.Sizer           { return claimed(t, "Size", driver.AsSizer) }
+func (t *test) refresher() driver.Refresher   { return claimed(t, "Refresh", driver.AsRefresher) }
 
 func claimed[T any](t *test, name string, as func(driver.Backend) (T, bool)) T {
 	t.Helper()
@@ -244,6 +252,19 @@ func claimed[T any](t *test, name string, as func(driver.Backend) (T, bool)) T {
 		t.Fatalf("Caps.%s is claimed, and the backend does not declare it", name)
 	}
 	return v
+}
+
+// differ is the function differ for what the store promises.
+func (t *test) differ(got, want config.Entry) string {
+	if t.caps.Caveats.Unattributed {
+		if got.UpdatedBy == "" || want.UpdatedBy == "" {
+			got.UpdatedBy, want.UpdatedBy = "", ""
+		}
+		if got.Message == "" || want.Message == "" {
+			got.Message, want.Message = "", ""
+		}
+	}
+	return differ(got, want)
 }
 
 // differ tells what an entry has other than the wanted one, "" for nothing.

@@ -196,7 +196,7 @@ func watchSnapshot(t *test) {
 	}
 	w := t.watch(watchOf(our("k"), "b"))
 	defer w.stop()
-	if d := differ(w.sync()[0].Entry, t.get(our("b"))); d != "" {
+	if d := t.differ(w.sync()[0].Entry, t.get(our("b"))); d != "" {
 		t.Errorf("an entry of the snapshot, compared with Get: %s", d)
 	}
 }
@@ -217,7 +217,7 @@ func watchStream(t *test) {
 	seen := w.upTo(our("c"), 1)
 	t.wantEvents("Watch", seen,
 		"put a@1", "sync", "put b@1", "put a@2", "delete b@2", "put b@3", "put a@3", "delete a@4", "put c@1")
-	if d := differ(seen[len(seen)-1].Entry, t.get(our("c"))); d != "" {
+	if d := t.differ(seen[len(seen)-1].Entry, t.get(our("c"))); d != "" {
 		t.Errorf("the entry of a change, compared with Get: %s", d)
 	}
 }

@@ -36,19 +36,30 @@ func versionCount(t *test) {
 // state is where a key stands before a conditional write.
 type state struct {
 	name    string
+	puts    int // each of "before"
+	deleted bool
 	version uint64
 	live    bool
 }
 
-var states = []state{{"never put", 0, false}, {"put once", 1, true}, {"put twice", 2, true}, {"deleted", 3, false}}
+var neverPut, putOnce = state{name: "never put"}, state{name: "put once", puts: 1, version: 1, live: true}
+
+// states are those in which a condition can find a key.
+func (t *test) states() []state {
+	deleted := state{name: "deleted", puts: 2, deleted: true, version: 3}
+	if t.caps.Caveats.PermanentDelete {
+		deleted.version = 0
+	}
+	return []state{neverPut, putOnce, {name: "put twice", puts: 2, version: 2, live: true}, deleted}
+}
 
 // reach brings a fresh key into a state.
 func (t *test) reach(k config.ID, s state) {
 	t.Helper()
-	for range min(s.version, 2) {
+	for range s.puts {
 		t.put(k, `"before"`)
 	}
-	if s.version == 3 {
+	if s.deleted {
 		t.delete(k)
 	}
 }
@@ -93,7 +104,7 @@ func expectations(s state) map[string]struct {
 
 func putExpect(t *test) {
 	n := 0
-	for _, s := range states {
+	for _, s := range t.states() {
 		for name, row := range expectations(s) {
 			n++
 			k := our(fmt.Sprintf("k%d", n))
@@ -116,7 +127,7 @@ func putExpect(t *test) {
 
 func deleteExpect(t *test) {
 	n := 0
-	for _, s := range states {
+	for _, s := range t.states() {
 		for name, row := range expectations(s) {
 			if !s.live {
 				continue // deleteMissing
@@ -124,7 +135,7 @@ func deleteExpect(t *test) {
 			n++
 			k := our(fmt.Sprintf("k%d", n))
 			t.reach(k, s)
-			_, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: k, Expect: row.expect})
+			_, err := t.remove(t.ctx, driver.DeleteRequest{ID: k, Expect: row.expect})
 			switch {
 			case !row.met:
 				t.wantConflict(err, s.version, "Delete that expects %s of a key %s", name, s.name)
@@ -140,7 +151,7 @@ func deleteExpect(t *test) {
 
 func deleteMissing(t *test) {
 	n := 0
-	for _, s := range states {
+	for _, s := range t.states() {
 		for name, row := range expectations(s) {
 			if s.live {
 				continue
@@ -148,7 +159,7 @@ func deleteMissing(t *test) {
 			n++
 			k := our(fmt.Sprintf("k%d", n))
 			t.reach(k, s)
-			_, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: k, Expect: row.expect})
+			_, err := t.remove(t.ctx, driver.DeleteRequest{ID: k, Expect: row.expect})
 			t.wantCode(err, config.NotFound, "Delete that expects %s of a key %s", name, s.name)
 			t.wantState(k, s)
 		}
@@ -227,7 +238,7 @@ func raceDelete(t *test) {
 			if i%2 == 0 {
 				_, err = t.try(driver.PutRequest{ID: k, Value: []byte(`2`), Expect: driver.Version(1)})
 			} else {
-				_, err = t.b.Delete(t.ctx, driver.DeleteRequest{ID: k, Expect: driver.Version(1)})
+				_, err = t.remove(t.ctx, driver.DeleteRequest{ID: k, Expect: driver.Version(1)})
 			}
 			return err
 		})
@@ -302,6 +313,9 @@ func visibleToPeer(t *test) {
 		t.wantValue(k, theirs)
 		t.wantVersion(k, e.Version)
 	}
+	if t.caps.Caveats.LooseCompareAndSet {
+		return
+	}
 	latest := t.get(k).Version
 	t.race(k, latest, func(i int) error {
 		b := t.b
@@ -322,13 +336,17 @@ func durable(t *test) {
 	tombstone := t.delete(gone)
 	t.reopen()
 
-	if d := differ(t.get(kept), want); d != "" {
+	if d := t.differ(t.get(kept), want); d != "" {
 		t.Errorf("after reopening, %s", d)
 	}
 	t.wantMissing(gone)
 	t.wantKeys(kept, "", 0, "kept")
-	if e := t.put(gone, `2`); e.Version != tombstone.Version+1 {
-		t.Errorf("Put of a key that was deleted before reopening made version %d, want %d", e.Version, tombstone.Version+1)
+	next := tombstone.Version + 1
+	if t.caps.Caveats.PermanentDelete {
+		next = 1
+	}
+	if e := t.put(gone, `2`); e.Version != next {
+		t.Errorf("Put of a key that was deleted before reopening made version %d, want %d", e.Version, next)
 	}
 	if t.caps.History {
 		if got := t.history(kept, 0); len(got) != 2 {
@@ -360,23 +378,25 @@ func writeAnswer(t *test) {
 	stored := answer
 	stored.Value = put.Value
 	t.wantStored(stored, put)
-	if d := differ(t.get(put.ID), stored); d != "" {
+	if d := t.differ(t.get(put.ID), stored); d != "" {
 		t.Errorf("Get after Put: compared with what Put returned, %s", d)
 	}
 	t.wantUTC(answer)
 
-	tombstone, err := t.b.Delete(t.ctx, driver.DeleteRequest{ID: put.ID, UpdatedBy: "you", Message: "why not"})
+	tombstone, err := t.remove(t.ctx, driver.DeleteRequest{ID: put.ID, UpdatedBy: "you", Message: "why not"})
 	if err != nil {
 		t.Fatalf("Delete: %v", err)
 	}
-	if tombstone.ID != put.ID || !tombstone.Deleted || tombstone.UpdatedBy != "you" || tombstone.Message != "why not" || tombstone.Version != 2 {
-		t.Errorf("Delete returned %+v, want the tombstone, version 2, with its author and message", tombstone)
+	want := tombstone
+	want.ID, want.Deleted, want.UpdatedBy, want.Message, want.Version = put.ID, true, "you", "why not", 2
+	if d := t.differ(tombstone, want); d != "" {
+		t.Errorf("Delete did not return the tombstone, version 2, with its author and message: %s", d)
 	}
 	t.wantUTC(tombstone)
-	if t.caps.History {
+	if t.caps.History && !t.caps.Caveats.PermanentDelete {
 		got := t.history(put.ID, 0)[0]
 		got.Value, got.ContentType, tombstone.ContentType = nil, "", ""
-		if d := differ(got, tombstone); d != "" {
+		if d := t.differ(got, tombstone); d != "" {
 			t.Errorf("History's tombstone, compared with what Delete returned: %s", d)
 		}
 	}
@@ -429,8 +449,8 @@ func oversize(t *test) {
 		_, err := t.try(driver.PutRequest{ID: k, Value: over})
 		t.wantCode(err, config.InvalidArgument, "Put of one byte more than Caps.MaxValue")
 	}
-	t.wantState(old, states[1])
-	t.wantState(fresh, states[0])
+	t.wantState(old, putOnce)
+	t.wantState(fresh, neverPut)
 }
 
 func revisions(t *test) {

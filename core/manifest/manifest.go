@@ -34,8 +34,8 @@ const (
 	// DefaultMaxValue is the largest value in bytes of a route that sets none.
 	DefaultMaxValue = 1 << 20
 	// MaxMaxValue is the most that a route may allow: a value must fit, with
-	// its metadata, into one message of 4 MiB between host and plugin.
-	MaxMaxValue = 3 << 20
+	// its metadata, into one message of 9 MiB between host and plugin.
+	MaxMaxValue = 8 << 20
 	// MaxCallTimeout is the longest call_timeout.
 	MaxCallTimeout = 5 * time.Minute
 	// MaxPrefix is the longest prefix of a route in bytes.

@@ -351,7 +351,7 @@ func layerNamed(name string) Layer {
 
 // size reads a number of bytes, with or without a unit.
 func (r *reader) size(n *yaml.Node) int {
-	const mend = "write bytes such as 65536, or 512KiB, or 1MiB; at most 3MiB"
+	const mend = "write bytes such as 65536, or 512KiB, or 1MiB; at most 8MiB"
 	text, ok := r.literal(n, "max_value")
 	if !ok {
 		return 0
@@ -369,7 +369,7 @@ func (r *reader) size(n *yaml.Node) int {
 		size <<= 20
 	}
 	if err != nil || size < 1 || size > MaxMaxValue {
-		r.add(n.Line, mend, "max_value %s is not between 1 byte and 3MiB", quote(text))
+		r.add(n.Line, mend, "max_value %s is not between 1 byte and 8MiB", quote(text))
 		return 0
 	}
 	return size

@@ -32,6 +32,8 @@ var (
 	_ driver.Pinger     = (*Process)(nil)
 	_ driver.Idempotent = (*Process)(nil)
 	_ driver.Sizer      = (*Process)(nil)
+	_ driver.Refresher  = (*Process)(nil)
+	_ driver.Qualified  = (*Process)(nil)
 	_ driver.Limited    = (*Process)(nil)
 )
 
@@ -40,6 +42,13 @@ func (p *Process) Capabilities() driver.Capabilities {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.description.Capabilities
+}
+
+// Caveats implements driver.Qualified with what the plugin declares.
+func (p *Process) Caveats() driver.Caveats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.description.Caveats
 }
 
 // IdempotencyWindow implements driver.Idempotent; 0 if the plugin is not.
@@ -62,15 +71,37 @@ func (p *Process) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 	if !p.Capabilities().Batch {
 		return nil, p.undeclared(ctx, methodBatchGet)
 	}
+	return p.batch(ctx, ids, func(ctx context.Context, some []config.ID) ([]driver.Result, error) {
+		return call(ctx, p, methodBatchGet, config.Key{}, &backendv1.BatchGetRequest{Ids: wire.IDs(some)},
+			backendv1.BackendServiceClient.BatchGet,
+			func(r *backendv1.BatchGetResponse) ([]driver.Result, error) {
+				return batchOf(r.GetResults(), len(some))
+			})
+	})
+}
+
+// Refresh implements driver.Refresher, in as many messages as BatchGet.
+func (p *Process) Refresh(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
+	if !p.Capabilities().Refresh {
+		return nil, p.undeclared(ctx, methodRefresh)
+	}
+	return p.batch(ctx, ids, func(ctx context.Context, some []config.ID) ([]driver.Result, error) {
+		return call(ctx, p, methodRefresh, config.Key{}, &backendv1.RefreshRequest{Ids: wire.IDs(some)},
+			backendv1.BackendServiceClient.Refresh,
+			func(r *backendv1.RefreshResponse) ([]driver.Result, error) { return batchOf(r.GetResults(), len(some)) })
+	})
+}
+
+// batch asks for all of ids, which may take several messages.
+func (p *Process) batch(
+	ctx context.Context, ids []config.ID, ask func(context.Context, []config.ID) ([]driver.Result, error),
+) ([]driver.Result, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.plugin.CallTimeout)
 	defer cancel()
 	results := make([]driver.Result, 0, len(ids))
-	for ask := firstBatch; ; {
+	for size := firstBatch; ; {
 		rest := ids[len(results):]
-		rest = rest[:min(ask, len(rest))]
-		got, err := call(ctx, p, methodBatchGet, config.Key{}, &backendv1.BatchGetRequest{Ids: wire.IDs(rest)},
-			backendv1.BackendServiceClient.BatchGet,
-			func(r *backendv1.BatchGetResponse) ([]driver.Result, error) { return batchOf(r, len(rest)) })
+		got, err := ask(ctx, rest[:min(size, len(rest))])
 		if err != nil {
 			return nil, err
 		}
@@ -80,16 +111,16 @@ func (p *Process) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 		}
 		// Values are large here: the plugin should not read many of them again
 		// only to leave them out again.
-		ask = min(maxBatch, 2*len(got))
+		size = min(maxBatch, 2*len(got))
 	}
 }
 
-func batchOf(r *backendv1.BatchGetResponse, asked int) ([]driver.Result, error) {
-	if n := len(r.GetResults()); n > asked || n == 0 && asked > 0 {
+func batchOf(ms []*backendv1.BatchGetResult, asked int) ([]driver.Result, error) {
+	if n := len(ms); n > asked || n == 0 && asked > 0 {
 		return nil, wire.Broken("another number of results than it was asked for")
 	}
-	results := make([]driver.Result, len(r.GetResults()))
-	for i, m := range r.GetResults() {
+	results := make([]driver.Result, len(ms))
+	for i, m := range ms {
 		result, err := wire.ResultOf(m)
 		if err != nil {
 			return nil, err

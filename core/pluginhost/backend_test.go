@@ -22,7 +22,7 @@ func TestBatchIsSplit(t *testing.T) {
 	for i := range 40 {
 		ids = append(ids, id(t, fmt.Sprintf("probe/bytes-%d", 500_000+i)), id(t, "small"), id(t, "absent"))
 	}
-	ids = append(ids, id(t, "probe/bytes-3145728"), id(t, "probe/bytes-4800000"))
+	ids = append(ids, id(t, "probe/bytes-3145728"), id(t, "probe/bytes-9500000"))
 	results, err := p.BatchGet(t.Context(), ids)
 	if err != nil {
 		t.Fatal(err)

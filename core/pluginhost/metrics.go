@@ -24,11 +24,12 @@ const (
 	methodWatch
 	methodPing
 	methodSize
+	methodRefresh
 )
 
 var methodNames = [...]string{
 	methodGet: "Get", methodBatchGet: "BatchGet", methodList: "List", methodPut: "Put", methodDelete: "Delete",
-	methodHistory: "History", methodWatch: "Watch", methodPing: "Ping", methodSize: "Size",
+	methodHistory: "History", methodWatch: "Watch", methodPing: "Ping", methodSize: "Size", methodRefresh: "Refresh",
 }
 
 func (m method) String() string { return methodNames[m] }

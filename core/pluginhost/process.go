@@ -55,6 +55,7 @@ type Status struct {
 	PluginName    string // what the plugin calls itself
 	PluginVersion string
 	Capabilities  driver.Capabilities
+	Caveats       driver.Caveats
 	PID           int // 0 unless it serves
 	// Generation counts the launches, failed ones included, from 1; Restarts
 	// the processes that were replaced since Start.
@@ -142,7 +143,7 @@ func (p *Process) Status() Status {
 	defer p.mu.Unlock()
 	s := Status{
 		Name: p.plugin.Name, State: p.state,
-		PluginName: p.description.Name, PluginVersion: p.description.Version, Capabilities: p.description.Capabilities,
+		PluginName: p.description.Name, PluginVersion: p.description.Version, Capabilities: p.description.Capabilities, Caveats: p.description.Caveats,
 		Generation: p.launches, Restarts: p.restarts, LastError: p.lastError, LastLines: p.lastLines,
 	}
 	if p.current != nil {

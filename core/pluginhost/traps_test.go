@@ -340,7 +340,7 @@ func TestTrap09MessageLimits(t *testing.T) {
 	t.Run("request", func(t *testing.T) {
 		p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t)})
 		pid := probe(t, p, "pid")
-		_, err := p.Put(t.Context(), driver.PutRequest{ID: id(t, "k"), Value: make([]byte, 5<<20)})
+		_, err := p.Put(t.Context(), driver.PutRequest{ID: id(t, "k"), Value: make([]byte, 10<<20)})
 		wantCode(t, err, config.ResourceExhausted)
 		if probe(t, p, "pid") != pid {
 			t.Error("the plugin was replaced")
@@ -349,7 +349,7 @@ func TestTrap09MessageLimits(t *testing.T) {
 	t.Run("reply", func(t *testing.T) {
 		p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t)})
 		pid := probe(t, p, "pid")
-		_, err := p.Get(t.Context(), id(t, fmt.Sprintf("probe/bytes-%d", 5<<20)), 0)
+		_, err := p.Get(t.Context(), id(t, fmt.Sprintf("probe/bytes-%d", 10<<20)), 0)
 		wantCode(t, err, config.ResourceExhausted)
 		if probe(t, p, "pid") != pid {
 			t.Error("the plugin was replaced")

@@ -48,6 +48,7 @@ type opened struct {
 	driver.Pinger
 	driver.Idempotent
 	driver.Sizer
+	driver.Refresher
 }
 
 func newServer(name, version string, open driver.Opener) *server {
@@ -145,7 +146,9 @@ func (s *server) Describe(context.Context, *backendv1.DescribeRequest) (*backend
 		d.Capabilities = driver.Capabilities{
 			Batch: b.Batcher != nil, History: b.Historian != nil, Watch: b.Watcher != nil,
 			Ping: b.Pinger != nil, Idempotent: b.Idempotent != nil, Size: b.Sizer != nil,
+			Refresh: b.Refresher != nil,
 		}
+		d.Caveats = driver.CaveatsOf(b.Backend)
 		if b.Idempotent != nil {
 			d.IdempotencyWindow = b.IdempotencyWindow()
 		}
@@ -172,6 +175,7 @@ func (s *server) Configure(ctx context.Context, r *backendv1.ConfigureRequest) (
 	o.Pinger, _ = driver.AsPinger(b)
 	o.Idempotent, _ = driver.AsIdempotent(b)
 	o.Sizer, _ = driver.AsSizer(b)
+	o.Refresher, _ = driver.AsRefresher(b)
 	s.backend.Store(o)
 	return &backendv1.ConfigureResponse{}, nil
 }
@@ -238,10 +242,36 @@ func (s *server) BatchGet(ctx context.Context, r *backendv1.BatchGetRequest) (*b
 	if err != nil {
 		return nil, err
 	}
+	answer, err := answerable(ids, results)
+	return &backendv1.BatchGetResponse{Results: answer}, err
+}
+
+func (s *server) Refresh(ctx context.Context, r *backendv1.RefreshRequest) (*backendv1.RefreshResponse, error) {
+	b, err := s.current()
+	if err != nil {
+		return nil, err
+	}
+	if b.Refresher == nil {
+		return nil, undeclared("refresh")
+	}
+	ids, err := wire.IDsOf(r.GetIds())
+	if err != nil {
+		return nil, err
+	}
+	results, err := b.Refresh(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := answerable(ids, results)
+	return &backendv1.RefreshResponse{Results: answer}, err
+}
+
+// answerable returns as many results, from the first on, as one message takes.
+func answerable(ids []config.ID, results []driver.Result) ([]*backendv1.BatchGetResult, error) {
 	if len(results) != len(ids) {
 		return nil, config.Errorf(config.Internal, "the backend gave %d results for %d keys", len(results), len(ids))
 	}
-	resp, total := &backendv1.BatchGetResponse{}, 0
+	answer, total := []*backendv1.BatchGetResult{}, 0
 	for i, result := range results {
 		m := wire.Result(result)
 		size := proto.Size(m)
@@ -253,9 +283,9 @@ func (s *server) BatchGet(ctx context.Context, r *backendv1.BatchGetRequest) (*b
 		if total += size; total > handshake.BatchBytes && i > 0 {
 			break
 		}
-		resp.Results = append(resp.Results, m)
+		answer = append(answer, m)
 	}
-	return resp, nil
+	return answer, nil
 }
 
 func (s *server) List(ctx context.Context, r *backendv1.ListRequest) (*backendv1.ListResponse, error) {

@@ -207,7 +207,7 @@ func (s *Store) assemble(keys []config.Key, lookups map[config.Key]*lookup) []Re
 			results[i].Err = w.exhausted()
 		default:
 			left -= w.size()
-			results[i].Answer = Answer{Entry: w.entry, Freshness: fresh()}
+			results[i].Answer = Answer{Entry: w.entry, Freshness: w.freshness(w.entry)}
 			if w.given { // no two results share memory
 				results[i].Entry = w.entry.Clone()
 			}

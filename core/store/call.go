@@ -48,10 +48,14 @@ func (c call) notFound() error {
 
 // conflict tells the version that won.
 func (c call) conflict(current uint64) error {
-	return &config.Error{
+	e := &config.Error{
 		Op: c.op, Key: c.key, Code: config.Conflict, Version: current,
 		Message: "the expected version is not the current one", Hint: "read the value again and decide anew",
 	}
+	if driver.CaveatsOf(c.route.Backend).LooseCompareAndSet {
+		e.Hint = "read the value again and decide anew: this store can not compare and write in one step, and may hold this value too; the history shows it"
+	}
+	return e
 }
 
 // unable says that the backend lacks a capability.

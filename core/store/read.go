@@ -28,7 +28,7 @@ func (s *Store) Get(ctx context.Context, sc Scope, k config.Key) (_ Answer, err 
 	case at < 0:
 		return Answer{}, c.notFound()
 	}
-	return Answer{Entry: e, Freshness: fresh()}, nil
+	return Answer{Entry: e, Freshness: c.freshness(e)}, nil
 }
 
 // GetVersion returns one version of the layer that the scope names. A version

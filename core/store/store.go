@@ -158,6 +158,19 @@ func fresh() config.Freshness {
 	return config.Freshness{Source: config.SourceStore, State: config.StateFresh}
 }
 
+// freshness is that of the latest value of a key. Reads that may be older than
+// what was acknowledged are stale: it can not be known which of them are.
+func (c call) freshness(e config.Entry) config.Freshness {
+	f := fresh()
+	if e.Source != config.SourceUnknown {
+		f.Source = e.Source
+	}
+	if driver.CaveatsOf(c.route.Backend).EventualReads {
+		f.State = config.StateStale
+	}
+	return f
+}
+
 // place is where the values of one layer stand.
 type place struct {
 	tenant  config.Tenant

@@ -87,6 +87,10 @@ type DeleteRequest struct {
 	Expect         driver.Expect // not driver.Absent
 	Message        string
 	IdempotencyKey string // as in PutRequest
+	// Permanent consents to losing the key's history. It has to be there for a
+	// backend that can not keep it (driver.Caveats.PermanentDelete), and must
+	// not be for any other.
+	Permanent bool
 }
 
 // Delete makes the key absent in the layer that the scope names and returns
@@ -103,8 +107,16 @@ func (s *Store) Delete(ctx context.Context, r DeleteRequest) (_ config.Entry, er
 		return config.Entry{}, c.refused(config.Errorf(config.InvalidArgument, "what is absent can not be deleted").
 			WithHint("expect a version, or nothing"))
 	}
+	switch forgets := driver.CaveatsOf(c.route.Backend).PermanentDelete; {
+	case forgets && !r.Permanent:
+		return config.Entry{}, c.refused(config.Errorf(config.FailedPrecondition, "the store of %s forgets the history of what it deletes", c.route.Prefix).
+			WithHint("say permanent to delete it with its history"))
+	case !forgets && r.Permanent:
+		return config.Entry{}, c.refused(config.Errorf(config.InvalidArgument, "the store of %s keeps the history of what it deletes", c.route.Prefix).
+			WithHint("delete it without permanent"))
+	}
 	e, err := c.route.Backend.Delete(ctx, driver.DeleteRequest{
-		ID: id, Expect: r.Expect, UpdatedBy: r.Actor, Message: r.Message, IdempotencyKey: r.IdempotencyKey,
+		ID: id, Expect: r.Expect, UpdatedBy: r.Actor, Message: r.Message, IdempotencyKey: r.IdempotencyKey, Permanent: r.Permanent,
 	})
 	if err != nil {
 		return config.Entry{}, c.failed(ctx, err)

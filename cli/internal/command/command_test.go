@@ -242,7 +242,7 @@ func sample() *service {
 		backends: []*tagstorev1.Backend{
 			{
 				Name: "params", Prefixes: []string{"param_config_"}, State: tagstorev1.BackendState_BACKEND_STATE_SERVING,
-				PluginName: "local", PluginVersion: "v1", Capabilities: []string{"batch", "watch"}, Pid: 42, Generation: 2, Restarts: 1,
+				PluginName: "local", PluginVersion: "v1", Capabilities: []string{"batch", "watch"}, Caveats: []string{"permanent_delete"}, Pid: 42, Generation: 2, Restarts: 1,
 				StartedAt: at(time.Minute), Size: &tagstorev1.BackendSize{Bytes: 4096, Entries: 7, Versions: 9, Changes: -1},
 			},
 			{Name: "tenants", State: tagstorev1.BackendState_BACKEND_STATE_RESTARTING, LastError: "exit status 1"},
@@ -494,6 +494,21 @@ func TestConditions(t *testing.T) {
 	}
 	if s.put.GetMessage() != "why" || s.put.GetService() != "order" || s.roll.GetToVersion() != 2 {
 		t.Errorf("requests are %v and %v", s.put, s.roll)
+	}
+}
+
+// Consent to losing the history is given by the flag and by nothing else.
+func TestPermanent(t *testing.T) {
+	s := &service{}
+	environ := to(serve(t, s))
+	for _, flags := range [][]string{nil, {"--permanent"}} {
+		args := append([]string{"rm", "k"}, flags...)
+		if got := run(t, command.Process{Args: args, Environ: environ}); got.status != 0 {
+			t.Fatalf("%q: exit status %d: %s", args, got.status, got.stderr)
+		}
+		if got, want := s.del.GetPermanent(), len(flags) > 0; got != want {
+			t.Errorf("%q: permanent is %t, want %t", args, got, want)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type backendJSON struct {
 	PluginName    string    `json:"plugin_name"`
 	PluginVersion string    `json:"plugin_version"`
 	Capabilities  []string  `json:"capabilities"`
+	Caveats       []string  `json:"caveats"`
 	PID           int64     `json:"pid"`
 	Generation    uint64    `json:"generation"`
 	Restarts      uint64    `json:"restarts"`
@@ -44,7 +45,8 @@ func (a *app) backendsCommand() *cobra.Command {
 		GroupID: groupSystem,
 		Short:   "Show the stores behind the service (role admin)",
 		Long: `Show the stores behind the replica that answers: the prefixes that each one
-holds, the state of its plugin's process, and what it can do. Needs the role admin.`,
+holds, the state of its plugin's process, what it can do, and the caveats: what its
+store can not promise. Needs the role admin.`,
 		Example: `  tagctl backends --role admin
   tagctl backends --role admin -o json
   TAGCTL_ROLE=admin tagctl backends`,
@@ -68,7 +70,7 @@ holds, the state of its plugin's process, and what it can do. Needs the role adm
 					Backends []backendJSON `json:"backends"`
 				}{out})
 			}
-			t := newTable("NAME", "STATE", "PREFIXES", "PLUGIN", "PID", "RESTARTS", "STARTED", "ENTRIES", "CAPABILITIES", "LAST ERROR")
+			t := newTable("NAME", "STATE", "PREFIXES", "PLUGIN", "PID", "RESTARTS", "STARTED", "ENTRIES", "CAPABILITIES", "CAVEATS", "LAST ERROR")
 			for _, b := range backends {
 				entries := "-"
 				if b.Size != nil && b.Size.Entries >= 0 {
@@ -76,7 +78,7 @@ holds, the state of its plugin's process, and what it can do. Needs the role adm
 				}
 				t.add(b.Name, string(b.State), strings.Join(b.Prefixes, ","), strings.TrimSpace(b.PluginName+" "+b.PluginVersion),
 					strconv.FormatInt(b.PID, 10), strconv.FormatUint(b.Restarts, 10), a.ago(b.StartedAt), entries,
-					strings.Join(b.Capabilities, ","), b.LastError)
+					strings.Join(b.Capabilities, ","), strings.Join(b.Caveats, ","), b.LastError)
 			}
 			return a.print(t.String())
 		}),
@@ -86,7 +88,7 @@ holds, the state of its plugin's process, and what it can do. Needs the role adm
 func newBackendJSON(b client.Backend) backendJSON {
 	out := backendJSON{
 		Name: b.Name, Prefixes: orEmpty(b.Prefixes), State: string(b.State),
-		PluginName: b.PluginName, PluginVersion: b.PluginVersion, Capabilities: orEmpty(b.Capabilities),
+		PluginName: b.PluginName, PluginVersion: b.PluginVersion, Capabilities: orEmpty(b.Capabilities), Caveats: orEmpty(b.Caveats),
 		PID: b.PID, Generation: b.Generation, Restarts: b.Restarts, StartedAt: rfc3339(b.StartedAt), LastError: b.LastError,
 	}
 	if b.Size != nil {

@@ -136,24 +136,29 @@ func checkJSON(value []byte) error {
 
 func (a *app) rmCommand() *cobra.Command {
 	var change change
+	var permanent bool
 	cmd := &cobra.Command{
 		Use:     "rm KEY",
 		GroupID: groupData,
 		Short:   "Delete a key; its history stays",
-		Long:    `Delete a key. Its history stays, so 'tagctl restore KEY' brings the value back.`,
+		Long: `Delete a key. Its history stays, so 'tagctl restore KEY' brings the value back.
+Where the store can not keep the history ('tagctl backends' shows the caveat
+permanent_delete), --permanent has to consent to losing it.`,
 		Example: `  tagctl rm tenant_config_greeting
   tagctl rm tenant_config_greeting --if-version 4 -m "not used any more"
-  tagctl rm tenant_config_greeting --service order`,
+  tagctl rm tenant_config_greeting --service order
+  tagctl rm param_config_endpoint --service api --permanent`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: a.completeKey,
 	}
+	cmd.Flags().BoolVar(&permanent, "permanent", false, "consent to losing the history, where the store can not keep it")
 	change.flags(cmd, "only if this is the current version")
 	change.idempotency(cmd)
 	cmd.RunE = a.run(func(cmd *cobra.Command, args []string) error {
 		return a.write(cmd, args[0], &change, "deleted", func(ctx context.Context, c *client.Client, w writing) (client.Entry, error) {
 			return c.Delete(ctx, client.DeleteRequest{
 				Key: w.key, Service: w.service, ExpectedVersion: w.expected,
-				Message: change.message, IdempotencyKey: change.idem,
+				Message: change.message, IdempotencyKey: change.idem, Permanent: permanent,
 			})
 		})
 	})

@@ -15,7 +15,7 @@ const ProtocolVersion = 1
 
 // APIMinor counts the additions within ProtocolVersion. A host accepts every
 // minor version: what it lacks shows as a capability that is not declared.
-const APIMinor = 0
+const APIMinor = 1
 
 // PluginName is what a plugin is dispensed as.
 const PluginName = "backend"
@@ -23,7 +23,7 @@ const PluginName = "backend"
 // MaxMessage bounds one message in either direction, in bytes. It holds a page
 // whose values (driver.MaxPageBytes) and metadata are as large as they can be,
 // or the largest value.
-const MaxMessage = 9 << 19
+const MaxMessage = 9 << 20
 
 // BatchBytes is where a plugin ends the answer to a BatchGet, in bytes; the
 // host asks again for the rest. The first result may pass it: it goes alone.

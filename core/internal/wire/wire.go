@@ -27,15 +27,21 @@ type Description struct {
 	Capabilities  driver.Capabilities
 	// IdempotencyWindow is positive if Capabilities.Idempotent is set.
 	IdempotencyWindow time.Duration
+	Caveats           driver.Caveats
 }
 
 // DescribeResponse returns the message for d.
 func DescribeResponse(d Description) *backendv1.DescribeResponse {
-	c := d.Capabilities
+	c, q := d.Capabilities, d.Caveats
 	r := &backendv1.DescribeResponse{
 		Name: d.Name, Version: d.Version, ApiMinor: d.APIMinor,
 		Capabilities: &backendv1.Capabilities{
 			Batch: c.Batch, History: c.History, Watch: c.Watch, Ping: c.Ping, Idempotent: c.Idempotent, Size: c.Size,
+			Refresh: c.Refresh,
+		},
+		Caveats: &backendv1.Caveats{
+			LooseCompareAndSet: q.LooseCompareAndSet, PermanentDelete: q.PermanentDelete, Unattributed: q.Unattributed,
+			InferredType: q.InferredType, NonEmpty: q.NonEmpty, TextOnly: q.TextOnly, EventualReads: q.EventualReads,
 		},
 	}
 	if d.IdempotencyWindow > 0 {
@@ -46,12 +52,17 @@ func DescribeResponse(d Description) *backendv1.DescribeResponse {
 
 // DescriptionOf reads the answer to Describe.
 func DescriptionOf(r *backendv1.DescribeResponse) (Description, error) {
-	c := r.GetCapabilities()
+	c, q := r.GetCapabilities(), r.GetCaveats()
 	d := Description{
 		Name: r.GetName(), Version: r.GetVersion(), APIMinor: r.GetApiMinor(),
 		Capabilities: driver.Capabilities{
 			Batch: c.GetBatch(), History: c.GetHistory(), Watch: c.GetWatch(),
 			Ping: c.GetPing(), Idempotent: c.GetIdempotent(), Size: c.GetSize(),
+			Refresh: c.GetRefresh(),
+		},
+		Caveats: driver.Caveats{
+			LooseCompareAndSet: q.GetLooseCompareAndSet(), PermanentDelete: q.GetPermanentDelete(), Unattributed: q.GetUnattributed(),
+			InferredType: q.GetInferredType(), NonEmpty: q.GetNonEmpty(), TextOnly: q.GetTextOnly(), EventualReads: q.GetEventualReads(),
 		},
 	}
 	if w := r.GetIdempotencyWindow(); w != nil {
@@ -65,6 +76,8 @@ func DescriptionOf(r *backendv1.DescribeResponse) (Description, error) {
 		return Description{}, Broken("no name")
 	case d.Capabilities.Idempotent && d.IdempotencyWindow == 0:
 		return Description{}, Broken("idempotency without a window")
+	case d.Caveats.EventualReads && !d.Capabilities.Refresh:
+		return Description{}, Broken("eventual reads without a refresh")
 	}
 	return d, nil
 }
@@ -124,12 +137,17 @@ func Entry(e config.Entry) *backendv1.Entry {
 	p := &backendv1.Entry{
 		Id: ID(e.ID), Value: e.Value, ContentType: e.ContentType, Version: e.Version, Revision: string(e.Revision),
 		UpdatedBy: e.UpdatedBy, Message: e.Message, Secret: e.Secret, Deleted: e.Deleted,
+		Source: sources[e.Source],
 	}
 	if !e.UpdatedAt.IsZero() {
 		p.UpdatedAt = timestamppb.New(e.UpdatedAt)
 	}
 	return p
 }
+
+// sources are the tiers that a backend may name; what it leaves out is the
+// store itself.
+var sources = map[config.Source]backendv1.Source{config.SourceDAX: backendv1.Source_SOURCE_DAX}
 
 // EntryOf reads an entry of an answer. Whether its ID is one that was asked
 // for is checked by package store, for every backend alike.
@@ -145,6 +163,9 @@ func EntryOf(p *backendv1.Entry) (config.Entry, error) {
 		ID: id, Value: p.GetValue(), ContentType: p.GetContentType(), Version: p.GetVersion(),
 		Revision: config.Revision(p.GetRevision()), UpdatedBy: p.GetUpdatedBy(), Message: p.GetMessage(),
 		Secret: p.GetSecret(), Deleted: p.GetDeleted(),
+	}
+	if p.GetSource() == backendv1.Source_SOURCE_DAX {
+		e.Source = config.SourceDAX
 	}
 	if at := p.GetUpdatedAt(); at != nil {
 		if !at.IsValid() {
@@ -277,7 +298,7 @@ func DeleteRequest(r driver.DeleteRequest) (*backendv1.DeleteRequest, error) {
 	}
 	return &backendv1.DeleteRequest{
 		Id: ID(r.ID), ExpectedVersion: expected(r.Expect),
-		UpdatedBy: r.UpdatedBy, Message: r.Message, IdempotencyKey: r.IdempotencyKey,
+		UpdatedBy: r.UpdatedBy, Message: r.Message, IdempotencyKey: r.IdempotencyKey, Permanent: r.Permanent,
 	}, nil
 }
 
@@ -289,7 +310,7 @@ func DeleteRequestOf(p *backendv1.DeleteRequest) (driver.DeleteRequest, error) {
 	}
 	return driver.DeleteRequest{
 		ID: id, Expect: expectOf(p.ExpectedVersion),
-		UpdatedBy: p.GetUpdatedBy(), Message: p.GetMessage(), IdempotencyKey: p.GetIdempotencyKey(),
+		UpdatedBy: p.GetUpdatedBy(), Message: p.GetMessage(), IdempotencyKey: p.GetIdempotencyKey(), Permanent: p.GetPermanent(),
 	}, nil
 }
 

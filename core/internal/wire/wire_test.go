@@ -82,6 +82,7 @@ func drawEntry(t *rapid.T) config.Entry {
 		ID: drawID(t), ContentType: text.Draw(t, "type"), Version: rapid.Uint64().Draw(t, "version"),
 		Revision: config.Revision(text.Draw(t, "revision")), UpdatedBy: text.Draw(t, "author"), Message: text.Draw(t, "message"),
 		Secret: rapid.Bool().Draw(t, "secret"), Deleted: rapid.Bool().Draw(t, "deleted"),
+		Source: rapid.SampledFrom([]config.Source{config.SourceUnknown, config.SourceDAX}).Draw(t, "source"),
 	}
 	if rapid.Bool().Draw(t, "has value") {
 		e.Value = append([]byte{}, rapid.SliceOf(rapid.Byte()).Draw(t, "value")...)
@@ -168,9 +169,14 @@ func TestRoundTrips(t *testing.T) {
 			Name: "n" + text.Draw(t, "name"), Version: text.Draw(t, "version"), APIMinor: rapid.Uint32().Draw(t, "minor"),
 			Capabilities: driver.Capabilities{
 				Batch: bit.Draw(t, "1"), History: bit.Draw(t, "2"), Watch: bit.Draw(t, "3"),
-				Ping: bit.Draw(t, "4"), Idempotent: bit.Draw(t, "5"), Size: bit.Draw(t, "6"),
+				Ping: bit.Draw(t, "4"), Idempotent: bit.Draw(t, "5"), Size: bit.Draw(t, "6"), Refresh: bit.Draw(t, "7"),
+			},
+			Caveats: driver.Caveats{
+				LooseCompareAndSet: bit.Draw(t, "8"), PermanentDelete: bit.Draw(t, "9"), Unattributed: bit.Draw(t, "10"),
+				InferredType: bit.Draw(t, "11"), NonEmpty: bit.Draw(t, "12"), TextOnly: bit.Draw(t, "13"),
 			},
 		}
+		d.Caveats.EventualReads = d.Capabilities.Refresh && bit.Draw(t, "14")
 		if d.Capabilities.Idempotent {
 			d.IdempotencyWindow = time.Duration(rapid.Int64Range(1, math.MaxInt64).Draw(t, "window"))
 		}

@@ -180,7 +180,10 @@ type Backend struct {
 	// itself logged is not part of it: that may be about any tenant.
 	LastError string `protobuf:"bytes,11,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"`
 	// Absent where the plugin can not tell.
-	Size          *BackendSize `protobuf:"bytes,12,opt,name=size,proto3,oneof" json:"size,omitempty"`
+	Size *BackendSize `protobuf:"bytes,12,opt,name=size,proto3,oneof" json:"size,omitempty"`
+	// The parts of the contract that the store can not keep by its nature, in
+	// alphabetical order, such as "permanent_delete".
+	Caveats       []string `protobuf:"bytes,13,rep,name=caveats,proto3" json:"caveats,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -299,6 +302,13 @@ func (x *Backend) GetSize() *BackendSize {
 	return nil
 }
 
+func (x *Backend) GetCaveats() []string {
+	if x != nil {
+		return x.Caveats
+	}
+	return nil
+}
+
 // BackendSize is what the store holds over all tenants; -1 where it can not
 // tell.
 type BackendSize struct {
@@ -376,7 +386,7 @@ const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	"\x1ftagstore/v1/admin_service.proto\x12\vtagstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n" +
 	"\x13ListBackendsRequest\"H\n" +
 	"\x14ListBackendsResponse\x120\n" +
-	"\bbackends\x18\x01 \x03(\v2\x14.tagstore.v1.BackendR\bbackends\"\xba\x03\n" +
+	"\bbackends\x18\x01 \x03(\v2\x14.tagstore.v1.BackendR\bbackends\"\xd4\x03\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprefixes\x18\x02 \x03(\tR\bprefixes\x12/\n" +
@@ -395,7 +405,8 @@ const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\v \x01(\tR\tlastError\x121\n" +
-	"\x04size\x18\f \x01(\v2\x18.tagstore.v1.BackendSizeH\x00R\x04size\x88\x01\x01B\a\n" +
+	"\x04size\x18\f \x01(\v2\x18.tagstore.v1.BackendSizeH\x00R\x04size\x88\x01\x01\x12\x18\n" +
+	"\acaveats\x18\r \x03(\tR\acaveatsB\a\n" +
 	"\x05_size\"s\n" +
 	"\vBackendSize\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +

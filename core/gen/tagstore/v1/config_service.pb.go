@@ -679,8 +679,11 @@ type DeleteRequest struct {
 	ExpectedVersion *uint64 `protobuf:"varint,3,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
 	Message         string  `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	IdempotencyKey  string  `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Consent to losing the key's history, which a store with the caveat
+	// "permanent_delete" asks for. Any other store refuses it.
+	Permanent     bool `protobuf:"varint,6,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
@@ -746,6 +749,13 @@ func (x *DeleteRequest) GetIdempotencyKey() string {
 		return x.IdempotencyKey
 	}
 	return ""
+}
+
+func (x *DeleteRequest) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
 }
 
 type DeleteResponse struct {
@@ -1463,13 +1473,14 @@ const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKeyB\x13\n" +
 	"\x11_expected_version\"7\n" +
 	"\vPutResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"\xc3\x01\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"\xe1\x01\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12.\n" +
 	"\x10expected_version\x18\x03 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKeyB\x13\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
+	"\tpermanent\x18\x06 \x01(\bR\tpermanentB\x13\n" +
 	"\x11_expected_version\":\n" +
 	"\x0eDeleteResponse\x12(\n" +
 	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"\x9b\x01\n" +

@@ -53,7 +53,8 @@ type ConfigServiceClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (*ListResponse, error)
 	// Put writes a new version.
 	Put(ctx context.Context, in *PutRequest, opts ...grpc.CallOption) (*PutResponse, error)
-	// Delete makes a key absent. Its history stays.
+	// Delete makes a key absent. Its history stays, unless its store can not keep
+	// it: then the request has to consent.
 	Delete(ctx context.Context, in *DeleteRequest, opts ...grpc.CallOption) (*DeleteResponse, error)
 	// Restore undoes a Delete: the last value is written as a new version.
 	Restore(ctx context.Context, in *RestoreRequest, opts ...grpc.CallOption) (*RestoreResponse, error)
@@ -198,7 +199,8 @@ type ConfigServiceServer interface {
 	List(context.Context, *ListRequest) (*ListResponse, error)
 	// Put writes a new version.
 	Put(context.Context, *PutRequest) (*PutResponse, error)
-	// Delete makes a key absent. Its history stays.
+	// Delete makes a key absent. Its history stays, unless its store can not keep
+	// it: then the request has to consent.
 	Delete(context.Context, *DeleteRequest) (*DeleteResponse, error)
 	// Restore undoes a Delete: the last value is written as a new version.
 	Restore(context.Context, *RestoreRequest) (*RestoreResponse, error)

@@ -14,6 +14,9 @@ import (
 	"github.com/tagstore/tagstore/services/config/internal/server"
 )
 
+// putFrame is what a Put takes beside its value, in bytes, with room to spare.
+const putFrame = 64 << 10
+
 // plan is everything that can be found out, and found wrong, before anything is
 // started.
 type plan struct {
@@ -36,6 +39,9 @@ func prepare(s Settings) (*plan, error) {
 	p.manifest, problems[4] = manifest.Load(s.Manifest, manifest.Options{Dev: s.Dev})
 	if err := errors.Join(problems[:]...); err != nil {
 		return nil, err
+	}
+	for _, r := range p.manifest.Routes {
+		p.limits.MaxReceive = max(p.limits.MaxReceive, r.MaxValue+putFrame)
 	}
 	return &p, nil
 }

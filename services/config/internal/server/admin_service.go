@@ -81,6 +81,7 @@ func toBackend(b Backend) *tagstorev1.Backend {
 		PluginName:    st.PluginName,
 		PluginVersion: st.PluginVersion,
 		Capabilities:  capabilityNames(st.Capabilities),
+		Caveats:       st.Caveats.Names(),
 		Pid:           int64(st.PID),
 		Generation:    st.Generation,
 		Restarts:      st.Restarts,
@@ -110,6 +111,7 @@ func capabilityNames(c driver.Capabilities) []string {
 		{"history", c.History},
 		{"idempotent", c.Idempotent},
 		{"ping", c.Ping},
+		{"refresh", c.Refresh},
 		{"size", c.Size},
 		{"watch", c.Watch},
 	} {

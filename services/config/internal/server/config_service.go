@@ -167,7 +167,7 @@ func (s *configService) Delete(ctx context.Context, req *tagstorev1.DeleteReques
 	}
 	entry, err := s.store.Delete(ctx, store.DeleteRequest{
 		Scope: sc, Key: key, Expect: toExpect(req.ExpectedVersion),
-		Actor: caller.Subject, Message: req.GetMessage(), IdempotencyKey: req.GetIdempotencyKey(),
+		Actor: caller.Subject, Message: req.GetMessage(), IdempotencyKey: req.GetIdempotencyKey(), Permanent: req.GetPermanent(),
 	})
 	if err != nil {
 		return nil, err

@@ -104,7 +104,7 @@ func start(t *testing.T, change ...func(*server.Options)) *fixture {
 	o := server.Options{
 		Store: newStore(t, f.backend, logger),
 		Backends: []server.Backend{{
-			Process:  process{f.backend, pluginhost.Status{Name: "mem", State: pluginhost.StateServing, Capabilities: driver.CapabilitiesOf(f.backend)}},
+			Process:  process{f.backend, pluginhost.Status{Name: "mem", State: pluginhost.StateServing, Capabilities: driver.CapabilitiesOf(f.backend), Caveats: driver.Caveats{TextOnly: true}}},
 			Prefixes: []string{"tenant_config_", "param_config_"},
 		}},
 		Health: f.monitor.Health(), Verifier: verifier, Limits: server.DefaultLimits(),

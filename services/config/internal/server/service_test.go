@@ -93,6 +93,10 @@ func TestConflictCarriesTheCurrentVersion(t *testing.T) {
 	if _, err := f.config.Delete(ctx, &tagstorev1.DeleteRequest{Key: "tenant_config_c", ExpectedVersion: proto.Uint64(0)}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("delete of what must not exist: %v", err)
 	}
+	// This store keeps histories, so that nothing of it is deleted for good.
+	if _, err := f.config.Delete(ctx, &tagstorev1.DeleteRequest{Key: "tenant_config_c", Permanent: true}); status.Code(err) != codes.InvalidArgument {
+		t.Errorf("permanent delete: %v", err)
+	}
 }
 
 func TestIdempotencyKey(t *testing.T) {
@@ -599,7 +603,8 @@ func TestListBackends(t *testing.T) {
 	b := got.GetBackends()[0]
 	if b.GetName() != "mem" || b.GetState() != tagstorev1.BackendState_BACKEND_STATE_SERVING || b.GetSize().GetEntries() != 1 ||
 		!slices.Equal(b.GetPrefixes(), []string{"param_config_", "tenant_config_"}) ||
-		!slices.Equal(b.GetCapabilities(), []string{"batch", "history", "idempotent", "ping", "size", "watch"}) {
+		!slices.Equal(b.GetCapabilities(), []string{"batch", "history", "idempotent", "ping", "size", "watch"}) ||
+		!slices.Equal(b.GetCaveats(), []string{"text_only"}) {
 		t.Errorf("got %v", b)
 	}
 }

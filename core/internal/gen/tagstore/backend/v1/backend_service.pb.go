@@ -27,6 +27,52 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type Source int32
+
+const (
+	Source_SOURCE_UNSPECIFIED Source = 0
+	Source_SOURCE_DAX         Source = 1
+)
+
+// Enum value maps for Source.
+var (
+	Source_name = map[int32]string{
+		0: "SOURCE_UNSPECIFIED",
+		1: "SOURCE_DAX",
+	}
+	Source_value = map[string]int32{
+		"SOURCE_UNSPECIFIED": 0,
+		"SOURCE_DAX":         1,
+	}
+)
+
+func (x Source) Enum() *Source {
+	p := new(Source)
+	*p = x
+	return p
+}
+
+func (x Source) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Source) Descriptor() protoreflect.EnumDescriptor {
+	return file_tagstore_backend_v1_backend_service_proto_enumTypes[0].Descriptor()
+}
+
+func (Source) Type() protoreflect.EnumType {
+	return &file_tagstore_backend_v1_backend_service_proto_enumTypes[0]
+}
+
+func (x Source) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Source.Descriptor instead.
+func (Source) EnumDescriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{0}
+}
+
 type EventKind int32
 
 const (
@@ -66,11 +112,11 @@ func (x EventKind) String() string {
 }
 
 func (EventKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tagstore_backend_v1_backend_service_proto_enumTypes[0].Descriptor()
+	return file_tagstore_backend_v1_backend_service_proto_enumTypes[1].Descriptor()
 }
 
 func (EventKind) Type() protoreflect.EnumType {
-	return &file_tagstore_backend_v1_backend_service_proto_enumTypes[0]
+	return &file_tagstore_backend_v1_backend_service_proto_enumTypes[1]
 }
 
 func (x EventKind) Number() protoreflect.EnumNumber {
@@ -79,7 +125,7 @@ func (x EventKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EventKind.Descriptor instead.
 func (EventKind) EnumDescriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{0}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{1}
 }
 
 // Id is the identity of one value. The tenant "_shared" is the shared layer.
@@ -147,15 +193,17 @@ type Entry struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    *Id                    `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// Absent where only the metadata was asked for: an empty value is present.
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
-	ContentType   string                 `protobuf:"bytes,3,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
-	Version       uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
-	Revision      string                 `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	UpdatedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
-	UpdatedBy     string                 `protobuf:"bytes,7,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
-	Message       string                 `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
-	Secret        bool                   `protobuf:"varint,9,opt,name=secret,proto3" json:"secret,omitempty"`
-	Deleted       bool                   `protobuf:"varint,10,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	Value       []byte                 `protobuf:"bytes,2,opt,name=value,proto3,oneof" json:"value,omitempty"`
+	ContentType string                 `protobuf:"bytes,3,opt,name=content_type,json=contentType,proto3" json:"content_type,omitempty"`
+	Version     uint64                 `protobuf:"varint,4,opt,name=version,proto3" json:"version,omitempty"`
+	Revision    string                 `protobuf:"bytes,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	UpdatedAt   *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=updated_at,json=updatedAt,proto3" json:"updated_at,omitempty"`
+	UpdatedBy   string                 `protobuf:"bytes,7,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
+	Message     string                 `protobuf:"bytes,8,opt,name=message,proto3" json:"message,omitempty"`
+	Secret      bool                   `protobuf:"varint,9,opt,name=secret,proto3" json:"secret,omitempty"`
+	Deleted     bool                   `protobuf:"varint,10,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	// The tier that this came from, where it is not the store itself.
+	Source        Source `protobuf:"varint,11,opt,name=source,proto3,enum=tagstore.backend.v1.Source" json:"source,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -260,6 +308,13 @@ func (x *Entry) GetDeleted() bool {
 	return false
 }
 
+func (x *Entry) GetSource() Source {
+	if x != nil {
+		return x.Source
+	}
+	return Source_SOURCE_UNSPECIFIED
+}
+
 type DescribeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -305,6 +360,7 @@ type DescribeResponse struct {
 	Capabilities *Capabilities `protobuf:"bytes,4,opt,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// With idempotent: how long keys are kept.
 	IdempotencyWindow *durationpb.Duration `protobuf:"bytes,5,opt,name=idempotency_window,json=idempotencyWindow,proto3" json:"idempotency_window,omitempty"`
+	Caveats           *Caveats             `protobuf:"bytes,6,opt,name=caveats,proto3" json:"caveats,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -374,6 +430,13 @@ func (x *DescribeResponse) GetIdempotencyWindow() *durationpb.Duration {
 	return nil
 }
 
+func (x *DescribeResponse) GetCaveats() *Caveats {
+	if x != nil {
+		return x.Caveats
+	}
+	return nil
+}
+
 type Capabilities struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Batch         bool                   `protobuf:"varint,1,opt,name=batch,proto3" json:"batch,omitempty"`
@@ -382,6 +445,7 @@ type Capabilities struct {
 	Ping          bool                   `protobuf:"varint,4,opt,name=ping,proto3" json:"ping,omitempty"`
 	Idempotent    bool                   `protobuf:"varint,5,opt,name=idempotent,proto3" json:"idempotent,omitempty"`
 	Size          bool                   `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"`
+	Refresh       bool                   `protobuf:"varint,7,opt,name=refresh,proto3" json:"refresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -458,6 +522,107 @@ func (x *Capabilities) GetSize() bool {
 	return false
 }
 
+func (x *Capabilities) GetRefresh() bool {
+	if x != nil {
+		return x.Refresh
+	}
+	return false
+}
+
+// Caveats are the parts of the contract that the store can not keep by its
+// nature; driver.Caveats says what each means.
+type Caveats struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	LooseCompareAndSet bool                   `protobuf:"varint,1,opt,name=loose_compare_and_set,json=looseCompareAndSet,proto3" json:"loose_compare_and_set,omitempty"`
+	PermanentDelete    bool                   `protobuf:"varint,2,opt,name=permanent_delete,json=permanentDelete,proto3" json:"permanent_delete,omitempty"`
+	Unattributed       bool                   `protobuf:"varint,3,opt,name=unattributed,proto3" json:"unattributed,omitempty"`
+	InferredType       bool                   `protobuf:"varint,4,opt,name=inferred_type,json=inferredType,proto3" json:"inferred_type,omitempty"`
+	NonEmpty           bool                   `protobuf:"varint,5,opt,name=non_empty,json=nonEmpty,proto3" json:"non_empty,omitempty"`
+	TextOnly           bool                   `protobuf:"varint,6,opt,name=text_only,json=textOnly,proto3" json:"text_only,omitempty"`
+	EventualReads      bool                   `protobuf:"varint,7,opt,name=eventual_reads,json=eventualReads,proto3" json:"eventual_reads,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Caveats) Reset() {
+	*x = Caveats{}
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Caveats) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Caveats) ProtoMessage() {}
+
+func (x *Caveats) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Caveats.ProtoReflect.Descriptor instead.
+func (*Caveats) Descriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Caveats) GetLooseCompareAndSet() bool {
+	if x != nil {
+		return x.LooseCompareAndSet
+	}
+	return false
+}
+
+func (x *Caveats) GetPermanentDelete() bool {
+	if x != nil {
+		return x.PermanentDelete
+	}
+	return false
+}
+
+func (x *Caveats) GetUnattributed() bool {
+	if x != nil {
+		return x.Unattributed
+	}
+	return false
+}
+
+func (x *Caveats) GetInferredType() bool {
+	if x != nil {
+		return x.InferredType
+	}
+	return false
+}
+
+func (x *Caveats) GetNonEmpty() bool {
+	if x != nil {
+		return x.NonEmpty
+	}
+	return false
+}
+
+func (x *Caveats) GetTextOnly() bool {
+	if x != nil {
+		return x.TextOnly
+	}
+	return false
+}
+
+func (x *Caveats) GetEventualReads() bool {
+	if x != nil {
+		return x.EventualReads
+	}
+	return false
+}
+
 type ConfigureRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The options of the manifest: a JSON object.
@@ -468,7 +633,7 @@ type ConfigureRequest struct {
 
 func (x *ConfigureRequest) Reset() {
 	*x = ConfigureRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[5]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -480,7 +645,7 @@ func (x *ConfigureRequest) String() string {
 func (*ConfigureRequest) ProtoMessage() {}
 
 func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[5]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -493,7 +658,7 @@ func (x *ConfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureRequest.ProtoReflect.Descriptor instead.
 func (*ConfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{5}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ConfigureRequest) GetOptions() []byte {
@@ -511,7 +676,7 @@ type ConfigureResponse struct {
 
 func (x *ConfigureResponse) Reset() {
 	*x = ConfigureResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[6]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +688,7 @@ func (x *ConfigureResponse) String() string {
 func (*ConfigureResponse) ProtoMessage() {}
 
 func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[6]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +701,7 @@ func (x *ConfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConfigureResponse.ProtoReflect.Descriptor instead.
 func (*ConfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{6}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{7}
 }
 
 type GetRequest struct {
@@ -550,7 +715,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[7]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +727,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[7]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +740,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{7}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *GetRequest) GetId() *Id {
@@ -601,7 +766,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[8]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +778,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[8]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +791,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{8}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *GetResponse) GetEntry() *Entry {
@@ -645,7 +810,7 @@ type BatchGetRequest struct {
 
 func (x *BatchGetRequest) Reset() {
 	*x = BatchGetRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[9]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -657,7 +822,7 @@ func (x *BatchGetRequest) String() string {
 func (*BatchGetRequest) ProtoMessage() {}
 
 func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[9]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -670,7 +835,7 @@ func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{9}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BatchGetRequest) GetIds() []*Id {
@@ -689,7 +854,7 @@ type BatchGetResponse struct {
 
 func (x *BatchGetResponse) Reset() {
 	*x = BatchGetResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[10]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +866,7 @@ func (x *BatchGetResponse) String() string {
 func (*BatchGetResponse) ProtoMessage() {}
 
 func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[10]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +879,7 @@ func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{10}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BatchGetResponse) GetResults() []*BatchGetResult {
@@ -737,7 +902,7 @@ type BatchGetResult struct {
 
 func (x *BatchGetResult) Reset() {
 	*x = BatchGetResult{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[11]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +914,7 @@ func (x *BatchGetResult) String() string {
 func (*BatchGetResult) ProtoMessage() {}
 
 func (x *BatchGetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[11]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +927,7 @@ func (x *BatchGetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResult.ProtoReflect.Descriptor instead.
 func (*BatchGetResult) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{11}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BatchGetResult) GetOutcome() isBatchGetResult_Outcome {
@@ -819,7 +984,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[12]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +996,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[12]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +1009,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{12}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListRequest) GetTenant() string {
@@ -892,7 +1057,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[13]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -904,7 +1069,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[13]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -917,7 +1082,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{13}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListResponse) GetEntries() []*Entry {
@@ -950,7 +1115,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[14]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -962,7 +1127,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[14]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -975,7 +1140,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{14}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PutRequest) GetId() *Id {
@@ -1036,7 +1201,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[15]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1213,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[15]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1226,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{15}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PutResponse) GetEntry() *Entry {
@@ -1078,13 +1243,16 @@ type DeleteRequest struct {
 	UpdatedBy       string                 `protobuf:"bytes,3,opt,name=updated_by,json=updatedBy,proto3" json:"updated_by,omitempty"`
 	Message         string                 `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	IdempotencyKey  string                 `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Consent to losing the history; sent only where permanent_delete is
+	// declared.
+	Permanent     bool `protobuf:"varint,6,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[16]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1264,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[16]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1277,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{16}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteRequest) GetId() *Id {
@@ -1147,6 +1315,13 @@ func (x *DeleteRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *DeleteRequest) GetPermanent() bool {
+	if x != nil {
+		return x.Permanent
+	}
+	return false
+}
+
 type DeleteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Entry         *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
@@ -1156,7 +1331,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[17]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1168,7 +1343,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[17]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1181,7 +1356,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{17}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DeleteResponse) GetEntry() *Entry {
@@ -1202,7 +1377,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[18]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1214,7 +1389,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[18]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1227,7 +1402,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{18}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *HistoryRequest) GetId() *Id {
@@ -1261,7 +1436,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[19]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1448,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[19]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1461,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{19}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HistoryResponse) GetEntries() []*Entry {
@@ -1315,7 +1490,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[20]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1502,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[20]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1515,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{20}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *WatchRequest) GetTenant() string {
@@ -1382,7 +1557,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[21]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1394,7 +1569,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[21]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1407,7 +1582,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{21}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchResponse) GetKind() EventKind {
@@ -1439,7 +1614,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[22]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1626,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[22]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1639,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{22}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{23}
 }
 
 type PingResponse struct {
@@ -1475,7 +1650,7 @@ type PingResponse struct {
 
 func (x *PingResponse) Reset() {
 	*x = PingResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[23]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1487,7 +1662,7 @@ func (x *PingResponse) String() string {
 func (*PingResponse) ProtoMessage() {}
 
 func (x *PingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[23]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1500,7 +1675,96 @@ func (x *PingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingResponse.ProtoReflect.Descriptor instead.
 func (*PingResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{23}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{24}
+}
+
+// As in BatchGet, a response may answer fewer results than keys.
+type RefreshRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ids           []*Id                  `protobuf:"bytes,1,rep,name=ids,proto3" json:"ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshRequest) Reset() {
+	*x = RefreshRequest{}
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshRequest) ProtoMessage() {}
+
+func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
+func (*RefreshRequest) Descriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RefreshRequest) GetIds() []*Id {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+type RefreshResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Results       []*BatchGetResult      `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshResponse) Reset() {
+	*x = RefreshResponse{}
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshResponse) ProtoMessage() {}
+
+func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
+func (*RefreshResponse) Descriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RefreshResponse) GetResults() []*BatchGetResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
 }
 
 type SizeRequest struct {
@@ -1511,7 +1775,7 @@ type SizeRequest struct {
 
 func (x *SizeRequest) Reset() {
 	*x = SizeRequest{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[24]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1787,7 @@ func (x *SizeRequest) String() string {
 func (*SizeRequest) ProtoMessage() {}
 
 func (x *SizeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[24]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1800,7 @@ func (x *SizeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeRequest.ProtoReflect.Descriptor instead.
 func (*SizeRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{24}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{27}
 }
 
 type SizeResponse struct {
@@ -1551,7 +1815,7 @@ type SizeResponse struct {
 
 func (x *SizeResponse) Reset() {
 	*x = SizeResponse{}
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[25]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1563,7 +1827,7 @@ func (x *SizeResponse) String() string {
 func (*SizeResponse) ProtoMessage() {}
 
 func (x *SizeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[25]
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1576,7 +1840,7 @@ func (x *SizeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SizeResponse.ProtoReflect.Descriptor instead.
 func (*SizeResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{25}
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SizeResponse) GetBytes() int64 {
@@ -1615,7 +1879,7 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\x02Id\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\tR\x03key\"\xd4\x02\n" +
+	"\x03key\x18\x03 \x01(\tR\x03key\"\x89\x03\n" +
 	"\x05Entry\x12'\n" +
 	"\x02id\x18\x01 \x01(\v2\x17.tagstore.backend.v1.IdR\x02id\x12\x19\n" +
 	"\x05value\x18\x02 \x01(\fH\x00R\x05value\x88\x01\x01\x12!\n" +
@@ -1629,15 +1893,17 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\amessage\x18\b \x01(\tR\amessage\x12\x16\n" +
 	"\x06secret\x18\t \x01(\bR\x06secret\x12\x18\n" +
 	"\adeleted\x18\n" +
-	" \x01(\bR\adeletedB\b\n" +
+	" \x01(\bR\adeleted\x123\n" +
+	"\x06source\x18\v \x01(\x0e2\x1b.tagstore.backend.v1.SourceR\x06sourceB\b\n" +
 	"\x06_value\"\x11\n" +
-	"\x0fDescribeRequest\"\xee\x01\n" +
+	"\x0fDescribeRequest\"\xa6\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1b\n" +
 	"\tapi_minor\x18\x03 \x01(\rR\bapiMinor\x12E\n" +
 	"\fcapabilities\x18\x04 \x01(\v2!.tagstore.backend.v1.CapabilitiesR\fcapabilities\x12H\n" +
-	"\x12idempotency_window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x11idempotencyWindow\"\x9c\x01\n" +
+	"\x12idempotency_window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x11idempotencyWindow\x126\n" +
+	"\acaveats\x18\x06 \x01(\v2\x1c.tagstore.backend.v1.CaveatsR\acaveats\"\xb6\x01\n" +
 	"\fCapabilities\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\bR\x05batch\x12\x18\n" +
 	"\ahistory\x18\x02 \x01(\bR\ahistory\x12\x14\n" +
@@ -1646,7 +1912,16 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\n" +
 	"idempotent\x18\x05 \x01(\bR\n" +
 	"idempotent\x12\x12\n" +
-	"\x04size\x18\x06 \x01(\bR\x04size\",\n" +
+	"\x04size\x18\x06 \x01(\bR\x04size\x12\x18\n" +
+	"\arefresh\x18\a \x01(\bR\arefresh\"\x91\x02\n" +
+	"\aCaveats\x121\n" +
+	"\x15loose_compare_and_set\x18\x01 \x01(\bR\x12looseCompareAndSet\x12)\n" +
+	"\x10permanent_delete\x18\x02 \x01(\bR\x0fpermanentDelete\x12\"\n" +
+	"\funattributed\x18\x03 \x01(\bR\funattributed\x12#\n" +
+	"\rinferred_type\x18\x04 \x01(\bR\finferredType\x12\x1b\n" +
+	"\tnon_empty\x18\x05 \x01(\bR\bnonEmpty\x12\x1b\n" +
+	"\ttext_only\x18\x06 \x01(\bR\btextOnly\x12%\n" +
+	"\x0eeventual_reads\x18\a \x01(\bR\reventualReads\",\n" +
 	"\x10ConfigureRequest\x12\x18\n" +
 	"\aoptions\x18\x01 \x01(\fR\aoptions\"\x13\n" +
 	"\x11ConfigureResponse\"O\n" +
@@ -1687,14 +1962,15 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKeyB\x13\n" +
 	"\x11_expected_version\"?\n" +
 	"\vPutResponse\x120\n" +
-	"\x05entry\x18\x01 \x01(\v2\x1a.tagstore.backend.v1.EntryR\x05entry\"\xdf\x01\n" +
+	"\x05entry\x18\x01 \x01(\v2\x1a.tagstore.backend.v1.EntryR\x05entry\"\xfd\x01\n" +
 	"\rDeleteRequest\x12'\n" +
 	"\x02id\x18\x01 \x01(\v2\x17.tagstore.backend.v1.IdR\x02id\x12.\n" +
 	"\x10expected_version\x18\x02 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x1d\n" +
 	"\n" +
 	"updated_by\x18\x03 \x01(\tR\tupdatedBy\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12'\n" +
-	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKeyB\x13\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
+	"\tpermanent\x18\x06 \x01(\bR\tpermanentB\x13\n" +
 	"\x11_expected_version\"B\n" +
 	"\x0eDeleteResponse\x120\n" +
 	"\x05entry\x18\x01 \x01(\v2\x1a.tagstore.backend.v1.EntryR\x05entry\"u\n" +
@@ -1717,19 +1993,27 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\x05entry\x18\x02 \x01(\v2\x1a.tagstore.backend.v1.EntryR\x05entry\x12\x1a\n" +
 	"\bposition\x18\x03 \x01(\tR\bposition\"\r\n" +
 	"\vPingRequest\"\x0e\n" +
-	"\fPingResponse\"\r\n" +
+	"\fPingResponse\";\n" +
+	"\x0eRefreshRequest\x12)\n" +
+	"\x03ids\x18\x01 \x03(\v2\x17.tagstore.backend.v1.IdR\x03ids\"P\n" +
+	"\x0fRefreshResponse\x12=\n" +
+	"\aresults\x18\x01 \x03(\v2#.tagstore.backend.v1.BatchGetResultR\aresults\"\r\n" +
 	"\vSizeRequest\"t\n" +
 	"\fSizeResponse\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x03R\aentries\x12\x1a\n" +
 	"\bversions\x18\x03 \x01(\x03R\bversions\x12\x18\n" +
-	"\achanges\x18\x04 \x01(\x03R\achanges*\x80\x01\n" +
+	"\achanges\x18\x04 \x01(\x03R\achanges*0\n" +
+	"\x06Source\x12\x16\n" +
+	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"SOURCE_DAX\x10\x01*\x80\x01\n" +
 	"\tEventKind\x12\x1a\n" +
 	"\x16EVENT_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eEVENT_KIND_PUT\x10\x01\x12\x15\n" +
 	"\x11EVENT_KIND_DELETE\x10\x02\x12\x13\n" +
 	"\x0fEVENT_KIND_SYNC\x10\x03\x12\x17\n" +
-	"\x13EVENT_KIND_PROGRESS\x10\x042\x94\a\n" +
+	"\x13EVENT_KIND_PROGRESS\x10\x042\xea\a\n" +
 	"\x0eBackendService\x12W\n" +
 	"\bDescribe\x12$.tagstore.backend.v1.DescribeRequest\x1a%.tagstore.backend.v1.DescribeResponse\x12Z\n" +
 	"\tConfigure\x12%.tagstore.backend.v1.ConfigureRequest\x1a&.tagstore.backend.v1.ConfigureResponse\x12H\n" +
@@ -1741,7 +2025,8 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\aHistory\x12#.tagstore.backend.v1.HistoryRequest\x1a$.tagstore.backend.v1.HistoryResponse\x12P\n" +
 	"\x05Watch\x12!.tagstore.backend.v1.WatchRequest\x1a\".tagstore.backend.v1.WatchResponse0\x01\x12K\n" +
 	"\x04Ping\x12 .tagstore.backend.v1.PingRequest\x1a!.tagstore.backend.v1.PingResponse\x12K\n" +
-	"\x04Size\x12 .tagstore.backend.v1.SizeRequest\x1a!.tagstore.backend.v1.SizeResponseBNZLgithub.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1;backendv1b\x06proto3"
+	"\x04Size\x12 .tagstore.backend.v1.SizeRequest\x1a!.tagstore.backend.v1.SizeResponse\x12T\n" +
+	"\aRefresh\x12#.tagstore.backend.v1.RefreshRequest\x1a$.tagstore.backend.v1.RefreshResponseBNZLgithub.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1;backendv1b\x06proto3"
 
 var (
 	file_tagstore_backend_v1_backend_service_proto_rawDescOnce sync.Once
@@ -1755,87 +2040,97 @@ func file_tagstore_backend_v1_backend_service_proto_rawDescGZIP() []byte {
 	return file_tagstore_backend_v1_backend_service_proto_rawDescData
 }
 
-var file_tagstore_backend_v1_backend_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tagstore_backend_v1_backend_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_tagstore_backend_v1_backend_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tagstore_backend_v1_backend_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_tagstore_backend_v1_backend_service_proto_goTypes = []any{
-	(EventKind)(0),                // 0: tagstore.backend.v1.EventKind
-	(*Id)(nil),                    // 1: tagstore.backend.v1.Id
-	(*Entry)(nil),                 // 2: tagstore.backend.v1.Entry
-	(*DescribeRequest)(nil),       // 3: tagstore.backend.v1.DescribeRequest
-	(*DescribeResponse)(nil),      // 4: tagstore.backend.v1.DescribeResponse
-	(*Capabilities)(nil),          // 5: tagstore.backend.v1.Capabilities
-	(*ConfigureRequest)(nil),      // 6: tagstore.backend.v1.ConfigureRequest
-	(*ConfigureResponse)(nil),     // 7: tagstore.backend.v1.ConfigureResponse
-	(*GetRequest)(nil),            // 8: tagstore.backend.v1.GetRequest
-	(*GetResponse)(nil),           // 9: tagstore.backend.v1.GetResponse
-	(*BatchGetRequest)(nil),       // 10: tagstore.backend.v1.BatchGetRequest
-	(*BatchGetResponse)(nil),      // 11: tagstore.backend.v1.BatchGetResponse
-	(*BatchGetResult)(nil),        // 12: tagstore.backend.v1.BatchGetResult
-	(*ListRequest)(nil),           // 13: tagstore.backend.v1.ListRequest
-	(*ListResponse)(nil),          // 14: tagstore.backend.v1.ListResponse
-	(*PutRequest)(nil),            // 15: tagstore.backend.v1.PutRequest
-	(*PutResponse)(nil),           // 16: tagstore.backend.v1.PutResponse
-	(*DeleteRequest)(nil),         // 17: tagstore.backend.v1.DeleteRequest
-	(*DeleteResponse)(nil),        // 18: tagstore.backend.v1.DeleteResponse
-	(*HistoryRequest)(nil),        // 19: tagstore.backend.v1.HistoryRequest
-	(*HistoryResponse)(nil),       // 20: tagstore.backend.v1.HistoryResponse
-	(*WatchRequest)(nil),          // 21: tagstore.backend.v1.WatchRequest
-	(*WatchResponse)(nil),         // 22: tagstore.backend.v1.WatchResponse
-	(*PingRequest)(nil),           // 23: tagstore.backend.v1.PingRequest
-	(*PingResponse)(nil),          // 24: tagstore.backend.v1.PingResponse
-	(*SizeRequest)(nil),           // 25: tagstore.backend.v1.SizeRequest
-	(*SizeResponse)(nil),          // 26: tagstore.backend.v1.SizeResponse
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*v1.ErrorDetail)(nil),        // 29: tagstore.error.v1.ErrorDetail
+	(Source)(0),                   // 0: tagstore.backend.v1.Source
+	(EventKind)(0),                // 1: tagstore.backend.v1.EventKind
+	(*Id)(nil),                    // 2: tagstore.backend.v1.Id
+	(*Entry)(nil),                 // 3: tagstore.backend.v1.Entry
+	(*DescribeRequest)(nil),       // 4: tagstore.backend.v1.DescribeRequest
+	(*DescribeResponse)(nil),      // 5: tagstore.backend.v1.DescribeResponse
+	(*Capabilities)(nil),          // 6: tagstore.backend.v1.Capabilities
+	(*Caveats)(nil),               // 7: tagstore.backend.v1.Caveats
+	(*ConfigureRequest)(nil),      // 8: tagstore.backend.v1.ConfigureRequest
+	(*ConfigureResponse)(nil),     // 9: tagstore.backend.v1.ConfigureResponse
+	(*GetRequest)(nil),            // 10: tagstore.backend.v1.GetRequest
+	(*GetResponse)(nil),           // 11: tagstore.backend.v1.GetResponse
+	(*BatchGetRequest)(nil),       // 12: tagstore.backend.v1.BatchGetRequest
+	(*BatchGetResponse)(nil),      // 13: tagstore.backend.v1.BatchGetResponse
+	(*BatchGetResult)(nil),        // 14: tagstore.backend.v1.BatchGetResult
+	(*ListRequest)(nil),           // 15: tagstore.backend.v1.ListRequest
+	(*ListResponse)(nil),          // 16: tagstore.backend.v1.ListResponse
+	(*PutRequest)(nil),            // 17: tagstore.backend.v1.PutRequest
+	(*PutResponse)(nil),           // 18: tagstore.backend.v1.PutResponse
+	(*DeleteRequest)(nil),         // 19: tagstore.backend.v1.DeleteRequest
+	(*DeleteResponse)(nil),        // 20: tagstore.backend.v1.DeleteResponse
+	(*HistoryRequest)(nil),        // 21: tagstore.backend.v1.HistoryRequest
+	(*HistoryResponse)(nil),       // 22: tagstore.backend.v1.HistoryResponse
+	(*WatchRequest)(nil),          // 23: tagstore.backend.v1.WatchRequest
+	(*WatchResponse)(nil),         // 24: tagstore.backend.v1.WatchResponse
+	(*PingRequest)(nil),           // 25: tagstore.backend.v1.PingRequest
+	(*PingResponse)(nil),          // 26: tagstore.backend.v1.PingResponse
+	(*RefreshRequest)(nil),        // 27: tagstore.backend.v1.RefreshRequest
+	(*RefreshResponse)(nil),       // 28: tagstore.backend.v1.RefreshResponse
+	(*SizeRequest)(nil),           // 29: tagstore.backend.v1.SizeRequest
+	(*SizeResponse)(nil),          // 30: tagstore.backend.v1.SizeResponse
+	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*v1.ErrorDetail)(nil),        // 33: tagstore.error.v1.ErrorDetail
 }
 var file_tagstore_backend_v1_backend_service_proto_depIdxs = []int32{
-	1,  // 0: tagstore.backend.v1.Entry.id:type_name -> tagstore.backend.v1.Id
-	27, // 1: tagstore.backend.v1.Entry.updated_at:type_name -> google.protobuf.Timestamp
-	5,  // 2: tagstore.backend.v1.DescribeResponse.capabilities:type_name -> tagstore.backend.v1.Capabilities
-	28, // 3: tagstore.backend.v1.DescribeResponse.idempotency_window:type_name -> google.protobuf.Duration
-	1,  // 4: tagstore.backend.v1.GetRequest.id:type_name -> tagstore.backend.v1.Id
-	2,  // 5: tagstore.backend.v1.GetResponse.entry:type_name -> tagstore.backend.v1.Entry
-	1,  // 6: tagstore.backend.v1.BatchGetRequest.ids:type_name -> tagstore.backend.v1.Id
-	12, // 7: tagstore.backend.v1.BatchGetResponse.results:type_name -> tagstore.backend.v1.BatchGetResult
-	2,  // 8: tagstore.backend.v1.BatchGetResult.entry:type_name -> tagstore.backend.v1.Entry
-	29, // 9: tagstore.backend.v1.BatchGetResult.error:type_name -> tagstore.error.v1.ErrorDetail
-	2,  // 10: tagstore.backend.v1.ListResponse.entries:type_name -> tagstore.backend.v1.Entry
-	1,  // 11: tagstore.backend.v1.PutRequest.id:type_name -> tagstore.backend.v1.Id
-	2,  // 12: tagstore.backend.v1.PutResponse.entry:type_name -> tagstore.backend.v1.Entry
-	1,  // 13: tagstore.backend.v1.DeleteRequest.id:type_name -> tagstore.backend.v1.Id
-	2,  // 14: tagstore.backend.v1.DeleteResponse.entry:type_name -> tagstore.backend.v1.Entry
-	1,  // 15: tagstore.backend.v1.HistoryRequest.id:type_name -> tagstore.backend.v1.Id
-	2,  // 16: tagstore.backend.v1.HistoryResponse.entries:type_name -> tagstore.backend.v1.Entry
-	0,  // 17: tagstore.backend.v1.WatchResponse.kind:type_name -> tagstore.backend.v1.EventKind
-	2,  // 18: tagstore.backend.v1.WatchResponse.entry:type_name -> tagstore.backend.v1.Entry
-	3,  // 19: tagstore.backend.v1.BackendService.Describe:input_type -> tagstore.backend.v1.DescribeRequest
-	6,  // 20: tagstore.backend.v1.BackendService.Configure:input_type -> tagstore.backend.v1.ConfigureRequest
-	8,  // 21: tagstore.backend.v1.BackendService.Get:input_type -> tagstore.backend.v1.GetRequest
-	10, // 22: tagstore.backend.v1.BackendService.BatchGet:input_type -> tagstore.backend.v1.BatchGetRequest
-	13, // 23: tagstore.backend.v1.BackendService.List:input_type -> tagstore.backend.v1.ListRequest
-	15, // 24: tagstore.backend.v1.BackendService.Put:input_type -> tagstore.backend.v1.PutRequest
-	17, // 25: tagstore.backend.v1.BackendService.Delete:input_type -> tagstore.backend.v1.DeleteRequest
-	19, // 26: tagstore.backend.v1.BackendService.History:input_type -> tagstore.backend.v1.HistoryRequest
-	21, // 27: tagstore.backend.v1.BackendService.Watch:input_type -> tagstore.backend.v1.WatchRequest
-	23, // 28: tagstore.backend.v1.BackendService.Ping:input_type -> tagstore.backend.v1.PingRequest
-	25, // 29: tagstore.backend.v1.BackendService.Size:input_type -> tagstore.backend.v1.SizeRequest
-	4,  // 30: tagstore.backend.v1.BackendService.Describe:output_type -> tagstore.backend.v1.DescribeResponse
-	7,  // 31: tagstore.backend.v1.BackendService.Configure:output_type -> tagstore.backend.v1.ConfigureResponse
-	9,  // 32: tagstore.backend.v1.BackendService.Get:output_type -> tagstore.backend.v1.GetResponse
-	11, // 33: tagstore.backend.v1.BackendService.BatchGet:output_type -> tagstore.backend.v1.BatchGetResponse
-	14, // 34: tagstore.backend.v1.BackendService.List:output_type -> tagstore.backend.v1.ListResponse
-	16, // 35: tagstore.backend.v1.BackendService.Put:output_type -> tagstore.backend.v1.PutResponse
-	18, // 36: tagstore.backend.v1.BackendService.Delete:output_type -> tagstore.backend.v1.DeleteResponse
-	20, // 37: tagstore.backend.v1.BackendService.History:output_type -> tagstore.backend.v1.HistoryResponse
-	22, // 38: tagstore.backend.v1.BackendService.Watch:output_type -> tagstore.backend.v1.WatchResponse
-	24, // 39: tagstore.backend.v1.BackendService.Ping:output_type -> tagstore.backend.v1.PingResponse
-	26, // 40: tagstore.backend.v1.BackendService.Size:output_type -> tagstore.backend.v1.SizeResponse
-	30, // [30:41] is the sub-list for method output_type
-	19, // [19:30] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	2,  // 0: tagstore.backend.v1.Entry.id:type_name -> tagstore.backend.v1.Id
+	31, // 1: tagstore.backend.v1.Entry.updated_at:type_name -> google.protobuf.Timestamp
+	0,  // 2: tagstore.backend.v1.Entry.source:type_name -> tagstore.backend.v1.Source
+	6,  // 3: tagstore.backend.v1.DescribeResponse.capabilities:type_name -> tagstore.backend.v1.Capabilities
+	32, // 4: tagstore.backend.v1.DescribeResponse.idempotency_window:type_name -> google.protobuf.Duration
+	7,  // 5: tagstore.backend.v1.DescribeResponse.caveats:type_name -> tagstore.backend.v1.Caveats
+	2,  // 6: tagstore.backend.v1.GetRequest.id:type_name -> tagstore.backend.v1.Id
+	3,  // 7: tagstore.backend.v1.GetResponse.entry:type_name -> tagstore.backend.v1.Entry
+	2,  // 8: tagstore.backend.v1.BatchGetRequest.ids:type_name -> tagstore.backend.v1.Id
+	14, // 9: tagstore.backend.v1.BatchGetResponse.results:type_name -> tagstore.backend.v1.BatchGetResult
+	3,  // 10: tagstore.backend.v1.BatchGetResult.entry:type_name -> tagstore.backend.v1.Entry
+	33, // 11: tagstore.backend.v1.BatchGetResult.error:type_name -> tagstore.error.v1.ErrorDetail
+	3,  // 12: tagstore.backend.v1.ListResponse.entries:type_name -> tagstore.backend.v1.Entry
+	2,  // 13: tagstore.backend.v1.PutRequest.id:type_name -> tagstore.backend.v1.Id
+	3,  // 14: tagstore.backend.v1.PutResponse.entry:type_name -> tagstore.backend.v1.Entry
+	2,  // 15: tagstore.backend.v1.DeleteRequest.id:type_name -> tagstore.backend.v1.Id
+	3,  // 16: tagstore.backend.v1.DeleteResponse.entry:type_name -> tagstore.backend.v1.Entry
+	2,  // 17: tagstore.backend.v1.HistoryRequest.id:type_name -> tagstore.backend.v1.Id
+	3,  // 18: tagstore.backend.v1.HistoryResponse.entries:type_name -> tagstore.backend.v1.Entry
+	1,  // 19: tagstore.backend.v1.WatchResponse.kind:type_name -> tagstore.backend.v1.EventKind
+	3,  // 20: tagstore.backend.v1.WatchResponse.entry:type_name -> tagstore.backend.v1.Entry
+	2,  // 21: tagstore.backend.v1.RefreshRequest.ids:type_name -> tagstore.backend.v1.Id
+	14, // 22: tagstore.backend.v1.RefreshResponse.results:type_name -> tagstore.backend.v1.BatchGetResult
+	4,  // 23: tagstore.backend.v1.BackendService.Describe:input_type -> tagstore.backend.v1.DescribeRequest
+	8,  // 24: tagstore.backend.v1.BackendService.Configure:input_type -> tagstore.backend.v1.ConfigureRequest
+	10, // 25: tagstore.backend.v1.BackendService.Get:input_type -> tagstore.backend.v1.GetRequest
+	12, // 26: tagstore.backend.v1.BackendService.BatchGet:input_type -> tagstore.backend.v1.BatchGetRequest
+	15, // 27: tagstore.backend.v1.BackendService.List:input_type -> tagstore.backend.v1.ListRequest
+	17, // 28: tagstore.backend.v1.BackendService.Put:input_type -> tagstore.backend.v1.PutRequest
+	19, // 29: tagstore.backend.v1.BackendService.Delete:input_type -> tagstore.backend.v1.DeleteRequest
+	21, // 30: tagstore.backend.v1.BackendService.History:input_type -> tagstore.backend.v1.HistoryRequest
+	23, // 31: tagstore.backend.v1.BackendService.Watch:input_type -> tagstore.backend.v1.WatchRequest
+	25, // 32: tagstore.backend.v1.BackendService.Ping:input_type -> tagstore.backend.v1.PingRequest
+	29, // 33: tagstore.backend.v1.BackendService.Size:input_type -> tagstore.backend.v1.SizeRequest
+	27, // 34: tagstore.backend.v1.BackendService.Refresh:input_type -> tagstore.backend.v1.RefreshRequest
+	5,  // 35: tagstore.backend.v1.BackendService.Describe:output_type -> tagstore.backend.v1.DescribeResponse
+	9,  // 36: tagstore.backend.v1.BackendService.Configure:output_type -> tagstore.backend.v1.ConfigureResponse
+	11, // 37: tagstore.backend.v1.BackendService.Get:output_type -> tagstore.backend.v1.GetResponse
+	13, // 38: tagstore.backend.v1.BackendService.BatchGet:output_type -> tagstore.backend.v1.BatchGetResponse
+	16, // 39: tagstore.backend.v1.BackendService.List:output_type -> tagstore.backend.v1.ListResponse
+	18, // 40: tagstore.backend.v1.BackendService.Put:output_type -> tagstore.backend.v1.PutResponse
+	20, // 41: tagstore.backend.v1.BackendService.Delete:output_type -> tagstore.backend.v1.DeleteResponse
+	22, // 42: tagstore.backend.v1.BackendService.History:output_type -> tagstore.backend.v1.HistoryResponse
+	24, // 43: tagstore.backend.v1.BackendService.Watch:output_type -> tagstore.backend.v1.WatchResponse
+	26, // 44: tagstore.backend.v1.BackendService.Ping:output_type -> tagstore.backend.v1.PingResponse
+	30, // 45: tagstore.backend.v1.BackendService.Size:output_type -> tagstore.backend.v1.SizeResponse
+	28, // 46: tagstore.backend.v1.BackendService.Refresh:output_type -> tagstore.backend.v1.RefreshResponse
+	35, // [35:47] is the sub-list for method output_type
+	23, // [23:35] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tagstore_backend_v1_backend_service_proto_init() }
@@ -1844,19 +2139,19 @@ func file_tagstore_backend_v1_backend_service_proto_init() {
 		return
 	}
 	file_tagstore_backend_v1_backend_service_proto_msgTypes[1].OneofWrappers = []any{}
-	file_tagstore_backend_v1_backend_service_proto_msgTypes[11].OneofWrappers = []any{
+	file_tagstore_backend_v1_backend_service_proto_msgTypes[12].OneofWrappers = []any{
 		(*BatchGetResult_Entry)(nil),
 		(*BatchGetResult_Error)(nil),
 	}
-	file_tagstore_backend_v1_backend_service_proto_msgTypes[14].OneofWrappers = []any{}
-	file_tagstore_backend_v1_backend_service_proto_msgTypes[16].OneofWrappers = []any{}
+	file_tagstore_backend_v1_backend_service_proto_msgTypes[15].OneofWrappers = []any{}
+	file_tagstore_backend_v1_backend_service_proto_msgTypes[17].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tagstore_backend_v1_backend_service_proto_rawDesc), len(file_tagstore_backend_v1_backend_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   26,
+			NumEnums:      2,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -33,6 +33,7 @@ const (
 	BackendService_Watch_FullMethodName     = "/tagstore.backend.v1.BackendService/Watch"
 	BackendService_Ping_FullMethodName      = "/tagstore.backend.v1.BackendService/Ping"
 	BackendService_Size_FullMethodName      = "/tagstore.backend.v1.BackendService/Size"
+	BackendService_Refresh_FullMethodName   = "/tagstore.backend.v1.BackendService/Refresh"
 )
 
 // BackendServiceClient is the client API for BackendService service.
@@ -56,6 +57,8 @@ type BackendServiceClient interface {
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	Ping(ctx context.Context, in *PingRequest, opts ...grpc.CallOption) (*PingResponse, error)
 	Size(ctx context.Context, in *SizeRequest, opts ...grpc.CallOption) (*SizeResponse, error)
+	// Refresh is BatchGet from the source of truth.
+	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
 }
 
 type backendServiceClient struct {
@@ -185,6 +188,16 @@ func (c *backendServiceClient) Size(ctx context.Context, in *SizeRequest, opts .
 	return out, nil
 }
 
+func (c *backendServiceClient) Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshResponse)
+	err := c.cc.Invoke(ctx, BackendService_Refresh_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // BackendServiceServer is the server API for BackendService service.
 // All implementations must embed UnimplementedBackendServiceServer
 // for forward compatibility.
@@ -206,6 +219,8 @@ type BackendServiceServer interface {
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	Ping(context.Context, *PingRequest) (*PingResponse, error)
 	Size(context.Context, *SizeRequest) (*SizeResponse, error)
+	// Refresh is BatchGet from the source of truth.
+	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
 	mustEmbedUnimplementedBackendServiceServer()
 }
 
@@ -248,6 +263,9 @@ func (UnimplementedBackendServiceServer) Ping(context.Context, *PingRequest) (*P
 }
 func (UnimplementedBackendServiceServer) Size(context.Context, *SizeRequest) (*SizeResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Size not implemented")
+}
+func (UnimplementedBackendServiceServer) Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
 }
 func (UnimplementedBackendServiceServer) mustEmbedUnimplementedBackendServiceServer() {}
 func (UnimplementedBackendServiceServer) testEmbeddedByValue()                        {}
@@ -461,6 +479,24 @@ func _BackendService_Size_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BackendService_Refresh_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(BackendServiceServer).Refresh(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: BackendService_Refresh_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(BackendServiceServer).Refresh(ctx, req.(*RefreshRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // BackendService_ServiceDesc is the grpc.ServiceDesc for BackendService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -507,6 +543,10 @@ var BackendService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Size",
 			Handler:    _BackendService_Size_Handler,
+		},
+		{
+			MethodName: "Refresh",
+			Handler:    _BackendService_Refresh_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

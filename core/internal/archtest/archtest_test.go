@@ -35,6 +35,8 @@ func TestForbiddenImportIsSeen(t *testing.T) {
 		{"services do not know each other", "services/order", "github.com/tagstore/tagstore/services/config", "services/order imports services/config"},
 		{"core knows no AWS", "core/store", "github.com/aws/aws-sdk-go-v2/aws", "core/store imports github.com/aws/aws-sdk-go-v2/aws"},
 		{"wire types stop at the wire", "services/order", "github.com/tagstore/tagstore/core/gen/tagstore/v1", "services/order imports core/gen/tagstore/v1"},
+		{"the emulators are for tests", "services/order", "github.com/tagstore/tagstore/emulators", "services/order imports emulators"},
+		{"what the AWS plugins share is theirs", "services/order", "github.com/tagstore/tagstore/plugins/internal/awsconn", "services/order imports plugins/internal/awsconn"},
 		{"nothing imports bench", "cli", "github.com/tagstore/tagstore/bench", "cli imports bench"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -49,6 +49,14 @@ run: build ## build everything, then run the whole system on this machine
 test: tools ## everything that must pass: checks, all tests with -race, short fuzzing
 	@scripts/test
 
+.PHONY: emulators
+emulators: ## install and start the AWS emulators that the tests use
+	@scripts/emulators start
+
+.PHONY: emulators-stop
+emulators-stop: ## stop them
+	@scripts/emulators stop
+
 .PHONY: check
 check: fmt-check vet lint proto-check tidy-check standalone vuln ## the static part of test
 

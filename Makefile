@@ -41,6 +41,7 @@ build: ## build every binary into bin/
 	go build -ldflags '$(LDFLAGS)' -o bin/tagctl ./cli
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-local ./plugins/local
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-ssm ./plugins/ssm
+	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-s3 ./plugins/s3
 
 .PHONY: run
 run: build ## build everything, then run the whole system on this machine

@@ -1,0 +1,75 @@
+package s3backend
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/drivertest"
+	"github.com/tagstore/tagstore/core/plugintest"
+	"github.com/tagstore/tagstore/plugins/internal/awsconn"
+)
+
+var claim = drivertest.Caps{Batch: true, History: true, Ping: true, MaxValue: DefaultMaxValue}
+
+func suiteOptions(t testing.TB) Options {
+	return Options{Bucket: newBucket(t), Options: awsconn.Options{Timeout: patience}}
+}
+
+func inProcess(t testing.TB) *drivertest.Harness {
+	t.Helper()
+	o := suiteOptions(t)
+	reopen := func() (driver.Backend, error) { return Open(t.Context(), o) }
+	b, err := reopen()
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := openStore(t, o)
+	return &drivertest.Harness{Backend: b, Peer: peer, Reopen: reopen}
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	drivertest.Run(t, claim, inProcess)
+}
+
+// environment is what the plugin needs of the host's, as the manifest names it.
+var environment = []string{
+	"AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED",
+	"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
+}
+
+func TestConformanceOfTheProgram(t *testing.T) {
+	t.Parallel()
+	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
+		t.Helper()
+		o := suiteOptions(t)
+		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(environment...))
+		h := open(t)
+		h.Peer = open(t).Backend // a second process on the same bucket
+		t.Cleanup(func() { closeIt(t, h.Peer) })
+		return h
+	})
+}
+
+// The largest value goes through the plugin's process and back.
+func TestLargestValueThroughTheProgram(t *testing.T) {
+	t.Parallel()
+	h := plugintest.Open("..", func(t testing.TB) any { return suiteOptions(t) }, plugintest.Env(environment...))(t)
+	defer closeIt(t, h.Backend)
+	value := make([]byte, DefaultMaxValue)
+	for i := range value {
+		value[i] = byte(i * i >> 8)
+	}
+	if _, err := h.Backend.Put(t.Context(), driver.PutRequest{ID: key, Value: value, ContentType: "application/octet-stream"}); err != nil {
+		t.Fatal(err)
+	}
+	e, err := h.Backend.Get(t.Context(), key, 0)
+	if err != nil || !bytes.Equal(e.Value, value) {
+		t.Fatalf("%d bytes came back (%v)", len(e.Value), err)
+	}
+	page, err := h.Backend.List(t.Context(), driver.ListRequest{Tenant: key.Tenant, Service: key.Service})
+	if err != nil || len(page.Entries) != 1 || !bytes.Equal(page.Entries[0].Value, value) {
+		t.Fatalf("it is not listed as it is (%v)", err)
+	}
+}

@@ -40,6 +40,7 @@ build: ## build every binary into bin/
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-order ./services/order
 	go build -ldflags '$(LDFLAGS)' -o bin/tagctl ./cli
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-local ./plugins/local
+	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-dynamodb ./plugins/dynamodb
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-ssm ./plugins/ssm
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-s3 ./plugins/s3
 

@@ -1,0 +1,95 @@
+package dynamodbbackend
+
+import (
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/drivertest"
+	"github.com/tagstore/tagstore/core/plugintest"
+	"github.com/tagstore/tagstore/emulators"
+	"github.com/tagstore/tagstore/plugins/dynamodb/internal/daxtest"
+)
+
+var claim = drivertest.Caps{Batch: true, History: true, Ping: true, Idempotent: true, MaxValue: DefaultMaxValue}
+
+// motoMaxValue: moto counts a binary attribute as the base64 text in which it is
+// sent, and an update as what was there before on top of what there will be.
+// DynamoDB counts bytes, and what there will be.
+const motoMaxValue = 140 << 10
+
+func inProcess(endpoint string, o Options) drivertest.Open {
+	return func(t testing.TB) *drivertest.Harness {
+		t.Helper()
+		o := o
+		o.Table = table(t, endpoint)
+		reopen := func() (driver.Backend, error) { return Open(t.Context(), o) }
+		b, err := reopen()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &drivertest.Harness{Backend: b, Peer: openStore(t, o), Reopen: reopen}
+	}
+}
+
+func TestConformance(t *testing.T) {
+	drivertest.Run(t, claim, inProcess(local(t), Options{}))
+}
+
+func TestConformanceOnMoto(t *testing.T) {
+	endpoint := emulators.Moto(t)
+	at(t, endpoint)
+	claim := claim
+	claim.MaxValue = motoMaxValue
+	drivertest.Run(t, claim, inProcess(endpoint, Options{MaxValue: motoMaxValue}))
+}
+
+// eventual is what the store claims with eventually consistent reads.
+func eventual() drivertest.Caps {
+	claim := claim
+	claim.Refresh, claim.Caveats.EventualReads = true, true
+	return claim
+}
+
+func TestConformanceWithEventualReads(t *testing.T) {
+	drivertest.Run(t, eventual(), inProcess(local(t), Options{ConsistentReads: aws.Bool(false)}))
+}
+
+// withDAX gives every case a DAX node of its own. Nothing tells it of writes, and
+// it keeps what it read for longer than any case lasts.
+func withDAX(endpoint string, o Options) drivertest.Open {
+	return func(t testing.TB) *drivertest.Harness {
+		t.Helper()
+		o := o
+		o.DAXEndpoint = daxtest.Start(t, daxtest.Options{DynamoDB: endpoint}).Endpoint()
+		return inProcess(endpoint, o)(t)
+	}
+}
+
+func TestConformanceWithDAX(t *testing.T) {
+	drivertest.Run(t, eventual(), withDAX(local(t), Options{}))
+}
+
+func TestConformanceWithDAXOnMoto(t *testing.T) {
+	endpoint := emulators.Moto(t)
+	at(t, endpoint)
+	claim := eventual()
+	claim.MaxValue = motoMaxValue
+	drivertest.Run(t, claim, withDAX(endpoint, Options{MaxValue: motoMaxValue}))
+}
+
+func TestConformanceOfTheProgramWithDAX(t *testing.T) {
+	node := daxtest.Start(t, daxtest.Options{DynamoDB: local(t)})
+	plugintest.Run(t, "..", func(t testing.TB) any {
+		return map[string]any{"table": table(t, local(t)), "dax_endpoint": node.Endpoint()}
+	}, eventual(), plugintest.Durable(), plugintest.Env(environment...))
+}
+
+func TestConformanceOfTheProgram(t *testing.T) {
+	plugintest.Run(t, "..", func(t testing.TB) any { return map[string]any{"table": table(t, local(t))} }, claim,
+		plugintest.Durable(), plugintest.Env(environment...))
+}
+
+// environment are the variables that the manifest would name.
+var environment = []string{"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}

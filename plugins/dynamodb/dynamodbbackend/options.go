@@ -1,0 +1,149 @@
+package dynamodbbackend
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/plugins/internal/awsconn"
+)
+
+// The defaults of Options.
+const (
+	DefaultMaxValue          = 350 << 10
+	DefaultIdempotencyWindow = 24 * time.Hour
+	DefaultTTLAttribute      = "expiresAt"
+)
+
+// The largest values that Options accepts.
+const (
+	maxMaxValue          = 390 << 10 // with its metadata it must fit one item
+	maxHistoryLimit      = 1_000_000
+	minHistoryTTL        = time.Minute
+	maxHistoryTTL        = 10 * 366 * 24 * time.Hour
+	maxIdempotencyWindow = 30 * 24 * time.Hour
+)
+
+// Options are the plugin's options as they stand in the manifest. A zero field
+// means its default; Table has none.
+type Options struct {
+	// Table is the table's name. Its keys are pk and sk, both text.
+	Table string `json:"table"`
+	// KeyPrefix is what every key of this store begins with and no sort key
+	// has: with "tenant_config_" the key tenant_config_limits is CONFIG#limits.
+	KeyPrefix string `json:"key_prefix"`
+	// ConsistentReads is true unless it is set to false: then Get and BatchGet
+	// cost half and may be a moment behind writes of other processes.
+	ConsistentReads *bool `json:"consistent_reads"`
+	// DAXEndpoint is the endpoint of a DAX cluster, which then answers Get and
+	// BatchGet: "dax://host:8111" or, with TLS, "daxs://host".
+	DAXEndpoint string `json:"dax_endpoint"`
+	// HistoryLimit is how many versions of one key are kept; 0 keeps all.
+	HistoryLimit int `json:"history_limit"`
+	// HistoryTTL is how long a version is kept after the next one was written,
+	// as time.ParseDuration reads it; "" keeps it forever.
+	HistoryTTL string `json:"history_ttl"`
+	// TTLAttribute is the attribute that the table's time to live looks at.
+	TTLAttribute string `json:"ttl_attribute"`
+	// MaxValue is the largest value in bytes.
+	MaxValue int `json:"max_value"`
+	// IdempotencyWindow is how long a write's idempotency key is remembered, as
+	// time.ParseDuration reads it.
+	IdempotencyWindow string `json:"idempotency_window"`
+	// CreateTable makes the table if it is not there. It is for development.
+	CreateTable bool `json:"create_table"`
+
+	awsconn.Options
+}
+
+// settings are Options that were checked.
+type settings struct {
+	table             string
+	keyPrefix         string
+	consistent        bool
+	dax               string
+	historyLimit      uint64 // 0: all
+	historyTTL        time.Duration
+	ttlAttribute      string
+	maxValue          int
+	idempotencyWindow time.Duration
+	createTable       bool
+}
+
+// tableName is the form of a table's name, and of its ARN, which names a table
+// of another account.
+var tableName = regexp.MustCompile(`^([A-Za-z0-9_.-]{3,255}|arn:aws[a-z-]*:dynamodb:[a-z0-9-]+:[0-9]{12}:table/[A-Za-z0-9_.-]{3,255})$`)
+
+// parse returns the settings and everything that is wrong, each as a sentence.
+func (o Options) parse() (s settings, wrong []string) {
+	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+	duration := func(name, text string, fallback, least, most time.Duration) time.Duration {
+		if text == "" {
+			return fallback
+		}
+		d, err := time.ParseDuration(text)
+		if err != nil || d < least || d > most {
+			refuse("%s is not a duration from %s to %gh: write it like %q", name, least, most.Hours(), "720h")
+		}
+		return d
+	}
+	switch {
+	case o.Table == "":
+		refuse(`table is missing: name the DynamoDB table, such as "tenant-config"`)
+	case !tableName.MatchString(o.Table):
+		refuse("table is no table's name: use 3 to 255 of A-Z, a-z, 0-9, '_', '.' and '-'")
+	}
+	if _, err := config.ParseKeyPrefix(o.KeyPrefix); err != nil {
+		refuse("key_prefix is not the beginning of a key: use A-Z, a-z, 0-9, '.', '_', '-' and '/'")
+	}
+	if o.HistoryLimit < 0 || o.HistoryLimit > maxHistoryLimit {
+		refuse("history_limit is %d: use 1 to %d, or leave it out to keep all versions", o.HistoryLimit, maxHistoryLimit)
+	}
+	if o.MaxValue < 0 || o.MaxValue > maxMaxValue {
+		refuse("max_value is %d: use 1 to %d, or leave it out for %d", o.MaxValue, maxMaxValue, DefaultMaxValue)
+	}
+	if o.DAXEndpoint != "" {
+		if u, err := url.Parse(o.DAXEndpoint); err != nil || u.Scheme != "dax" && u.Scheme != "daxs" || u.Hostname() == "" || u.User != nil ||
+			u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/" {
+			refuse("dax_endpoint is not a DAX cluster's endpoint: write it like dax://my-cluster.abc123.dax-clusters.eu-central-1.amazonaws.com:8111, or daxs:// with TLS")
+		}
+		if o.TenantRole != "" {
+			refuse("dax_endpoint and tenant_role exclude one another: DAX reads the table with its own role and knows no session tags, " +
+				"so that the tenants' sessions would guard nothing: leave one of them out")
+		}
+		if o.ConsistentReads != nil && *o.ConsistentReads {
+			refuse("dax_endpoint and consistent_reads: true exclude one another: DAX passes consistent reads on to the table: leave one of them out")
+		}
+	}
+	s = settings{
+		table:             o.Table,
+		keyPrefix:         o.KeyPrefix,
+		consistent:        o.DAXEndpoint == "" && (o.ConsistentReads == nil || *o.ConsistentReads),
+		dax:               o.DAXEndpoint,
+		historyLimit:      uint64(max(o.HistoryLimit, 0)),
+		historyTTL:        duration("history_ttl", o.HistoryTTL, 0, minHistoryTTL, maxHistoryTTL),
+		ttlAttribute:      o.TTLAttribute,
+		maxValue:          o.MaxValue,
+		idempotencyWindow: duration("idempotency_window", o.IdempotencyWindow, DefaultIdempotencyWindow, time.Second, maxIdempotencyWindow),
+		createTable:       o.CreateTable,
+	}
+	if s.maxValue == 0 {
+		s.maxValue = DefaultMaxValue
+	}
+	if s.ttlAttribute == "" {
+		s.ttlAttribute = DefaultTTLAttribute
+	}
+	if slices.Contains(reserved, s.ttlAttribute) || len(s.ttlAttribute) > 255 {
+		refuse("ttl_attribute is one that the table model uses itself: leave it out for %q, or name another", DefaultTTLAttribute)
+	}
+	return s, append(wrong, o.Options.Check()...)
+}
+
+// reserved are the attributes of the table model.
+var reserved = []string{
+	attrPK, attrSK, attrConfig, attrActive, attrVersion, attrCreated, attrUpdated, attrUpdatedBy, attrMessage, attrContentType, attrOwn,
+	onceDigest, onceExpires,
+}

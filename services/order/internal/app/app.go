@@ -18,6 +18,7 @@ import (
 	"github.com/tagstore/tagstore/core/telemetry"
 	"github.com/tagstore/tagstore/services/order/internal/orders"
 	"github.com/tagstore/tagstore/services/order/internal/orders/boltstore"
+	"github.com/tagstore/tagstore/services/order/internal/orders/dynamostore"
 	"github.com/tagstore/tagstore/services/order/internal/server"
 )
 
@@ -71,7 +72,7 @@ type service struct {
 	api, management net.Listener
 	config          *client.Client
 	verifier        *auth.Verifier
-	store           *boltstore.Store
+	store           orders.Store // nil if it could not be opened
 	handler         http.Handler
 	plan            plan
 }
@@ -84,8 +85,7 @@ func open(ctx context.Context, s Settings, tel *telemetry.Telemetry) (_ *service
 	svc.plan, problems[0] = s.plan()
 	svc.api, problems[1] = listen(ctx, "LISTEN", s.Listen)
 	svc.management, problems[2] = listen(ctx, "MANAGEMENT_LISTEN", s.ManagementListen)
-	svc.store, problems[3] = boltstore.Open(s.Data)
-	problems[3] = of("DATA", problems[3])
+	svc.store, problems[3] = s.Orders.open(ctx)
 	svc.verifier, problems[4] = auth.NewVerifier(s.auth(tel.Logger))
 	svc.config, problems[5] = client.New(s.ConfigTarget, append(svc.plan.config, client.WithTelemetry(tel.MeterProvider, tel.TracerProvider))...)
 	problems[5] = of("CONFIG_TARGET", problems[5])
@@ -240,10 +240,33 @@ func listen(ctx context.Context, setting, address string) (net.Listener, error) 
 	return l, nil
 }
 
-// of names the setting that an error comes from.
+// open opens the store that was chosen.
+func (s StoreSettings) open(ctx context.Context) (orders.Store, error) {
+	if s.Store == StoreDynamoDB {
+		store, err := dynamostore.Open(ctx, dynamostore.Options{Table: s.Table, CreateTable: s.CreateTable})
+		if err != nil {
+			return nil, of("DYNAMODB_TABLE", err)
+		}
+		return store, nil
+	}
+	store, err := boltstore.Open(s.Data)
+	if err != nil {
+		return nil, of("DATA", err)
+	}
+	return store, nil
+}
+
+// of names the setting that an error, or each of joined errors, comes from.
 func of(setting string, err error) error {
 	if err == nil {
 		return nil
+	}
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []error
+		for _, one := range joined.Unwrap() {
+			all = append(all, of(setting, one))
+		}
+		return errors.Join(all...)
 	}
 	e := *config.AsError(err, "", config.Key{})
 	e.Op = Prefix + setting

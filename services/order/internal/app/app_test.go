@@ -45,6 +45,13 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(junk, []byte(strings.Repeat("junk", 10000)), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// No case may depend on this machine's access to AWS.
+	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("AWS_CONFIG_FILE", os.DevNull)
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
+	t.Setenv("AWS_EC2_METADATA_DISABLED", "true")
 	for name, tc := range map[string]struct {
 		changes []string
 		want    []string
@@ -55,22 +62,33 @@ func TestStartSaysWhatIsWrong(t *testing.T) {
 			[]string{"ORDER_LISTEN=" + taken.Addr().String(), "ORDER_MANAGEMENT_LISTEN=" + taken.Addr().String()},
 			[]string{"ORDER_LISTEN: listen tcp", "address already in use (free the port", "ORDER_MANAGEMENT_LISTEN: "},
 		},
-		"not an address":      {[]string{"ORDER_LISTEN=8080"}, []string{"ORDER_LISTEN: is not host:port"}},
-		"no folder":           {[]string{"ORDER_DATA=/nonexistent/x.db"}, []string{"ORDER_DATA: /nonexistent/x.db is in a folder that does not exist (make the folder)"}},
-		"damaged file":        {[]string{"ORDER_DATA=" + junk}, []string{"ORDER_DATA: ", "is damaged or is no bbolt file (restore it"}},
-		"read-only disk":      {[]string{"ORDER_DATA=/proc/orders.db"}, []string{"ORDER_DATA: /proc/orders.db "}},
-		"plain HTTP":          {[]string{"ORDER_LISTEN=0.0.0.0:0"}, []string{"ORDER_LISTEN: is not loopback", "ORDER_INSECURE"}},
-		"half of TLS":         {[]string{"ORDER_TLS_CERT=" + junk}, []string{"ORDER_TLS_CERT: and TLS_KEY"}},
-		"plaintext tokens":    {[]string{"ORDER_CONFIG_TARGET=config.example:7070"}, []string{"ORDER_CONFIG_TARGET: plaintext is allowed to this machine only"}},
-		"no target":           {[]string{"ORDER_CONFIG_TARGET=nowhere"}, []string{"ORDER_CONFIG_TARGET: the target is not valid (give it as host:port)"}},
-		"TLS and plaintext":   {[]string{"ORDER_CONFIG_TLS=true", "ORDER_CONFIG_INSECURE=true"}, []string{"ORDER_CONFIG_INSECURE: is set together"}},
-		"CA without TLS":      {[]string{"ORDER_CONFIG_CA=" + junk}, []string{"ORDER_CONFIG_CA: is set without"}},
-		"CA without a PEM":    {[]string{"ORDER_CONFIG_TLS=true", "ORDER_CONFIG_CA=" + junk}, []string{"ORDER_CONFIG_CA: is not a file with PEM"}},
-		"short cursor key":    {[]string{"ORDER_CURSOR_KEY=c2hvcnQ="}, []string{"ORDER_CURSOR_KEY: is not base64 of at least 32 bytes"}},
-		"drain":               {[]string{"ORDER_DRAIN_TIMEOUT=0s"}, []string{"ORDER_DRAIN_TIMEOUT: is not above 0s"}},
-		"token use":           {[]string{"ORDER_JWT_TOKEN_USE=refresh"}, []string{"auth.NewVerifier: "}},
-		"plaintext of JWKS":   {[]string{"ORDER_JWKS_URL=http://issuer.example/keys"}, []string{"auth.NewVerifier: "}},
-		"three at once":       {[]string{"ORDER_DATA=" + junk, "ORDER_CONFIG_TARGET=nowhere", "ORDER_LISTEN=0.0.0.0:0"}, []string{"ORDER_DATA: ", "ORDER_CONFIG_TARGET: ", "ORDER_LISTEN: "}},
+		"not an address":     {[]string{"ORDER_LISTEN=8080"}, []string{"ORDER_LISTEN: is not host:port"}},
+		"no folder":          {[]string{"ORDER_DATA=/nonexistent/x.db"}, []string{"ORDER_DATA: /nonexistent/x.db is in a folder that does not exist (make the folder)"}},
+		"damaged file":       {[]string{"ORDER_DATA=" + junk}, []string{"ORDER_DATA: ", "is damaged or is no bbolt file (restore it"}},
+		"read-only disk":     {[]string{"ORDER_DATA=/proc/orders.db"}, []string{"ORDER_DATA: /proc/orders.db "}},
+		"plain HTTP":         {[]string{"ORDER_LISTEN=0.0.0.0:0"}, []string{"ORDER_LISTEN: is not loopback", "ORDER_INSECURE"}},
+		"half of TLS":        {[]string{"ORDER_TLS_CERT=" + junk}, []string{"ORDER_TLS_CERT: and TLS_KEY"}},
+		"plaintext tokens":   {[]string{"ORDER_CONFIG_TARGET=config.example:7070"}, []string{"ORDER_CONFIG_TARGET: plaintext is allowed to this machine only"}},
+		"no target":          {[]string{"ORDER_CONFIG_TARGET=nowhere"}, []string{"ORDER_CONFIG_TARGET: the target is not valid (give it as host:port)"}},
+		"TLS and plaintext":  {[]string{"ORDER_CONFIG_TLS=true", "ORDER_CONFIG_INSECURE=true"}, []string{"ORDER_CONFIG_INSECURE: is set together"}},
+		"CA without TLS":     {[]string{"ORDER_CONFIG_CA=" + junk}, []string{"ORDER_CONFIG_CA: is set without"}},
+		"CA without a PEM":   {[]string{"ORDER_CONFIG_TLS=true", "ORDER_CONFIG_CA=" + junk}, []string{"ORDER_CONFIG_CA: is not a file with PEM"}},
+		"short cursor key":   {[]string{"ORDER_CURSOR_KEY=c2hvcnQ="}, []string{"ORDER_CURSOR_KEY: is not base64 of at least 32 bytes"}},
+		"drain":              {[]string{"ORDER_DRAIN_TIMEOUT=0s"}, []string{"ORDER_DRAIN_TIMEOUT: is not above 0s"}},
+		"token use":          {[]string{"ORDER_JWT_TOKEN_USE=refresh"}, []string{"auth.NewVerifier: "}},
+		"plaintext of JWKS":  {[]string{"ORDER_JWKS_URL=http://issuer.example/keys"}, []string{"auth.NewVerifier: "}},
+		"three at once":      {[]string{"ORDER_DATA=" + junk, "ORDER_CONFIG_TARGET=nowhere", "ORDER_LISTEN=0.0.0.0:0"}, []string{"ORDER_DATA: ", "ORDER_CONFIG_TARGET: ", "ORDER_LISTEN: "}},
+		"no such store":      {[]string{"ORDER_STORE=redis", "ORDER_JWT_ISSUER="}, []string{"ORDER_STORE: is not one of the values", "ORDER_JWT_ISSUER: is required"}},
+		"no table":           {[]string{"ORDER_STORE=dynamodb", "ORDER_DATA=", "ORDER_JWT_ISSUER="}, []string{"ORDER_DYNAMODB_TABLE: is required and not set (set it to the name", "ORDER_JWT_ISSUER: is required"}},
+		"two stores":         {[]string{"ORDER_STORE=dynamodb", "ORDER_DYNAMODB_TABLE=orders"}, []string{"ORDER_DATA: is set, and the store is dynamodb (unset it"}},
+		"another's settings": {[]string{"ORDER_DYNAMODB_TABLE=orders", "ORDER_DYNAMODB_CREATE_TABLE=true"}, []string{"ORDER_DYNAMODB_TABLE: is set, and the store is bolt", "\nORDER_DYNAMODB_CREATE_TABLE: is set"}},
+		"no AWS": {
+			[]string{"ORDER_STORE=dynamodb", "ORDER_DATA=", "ORDER_DYNAMODB_TABLE=x", "ORDER_CONFIG_TARGET=nowhere"},
+			[]string{
+				"ORDER_DYNAMODB_TABLE: no AWS region is set (set AWS_REGION)\n", "ORDER_DYNAMODB_TABLE: there are no AWS credentials (give",
+				"ORDER_DYNAMODB_TABLE: the table's name is not valid (give 3", "ORDER_CONFIG_TARGET: ",
+			},
+		},
 		"secret not repeated": {[]string{"ORDER_CURSOR_KEY=hunter2!"}, []string{"ORDER_CURSOR_KEY: "}},
 	} {
 		t.Run(name, func(t *testing.T) {

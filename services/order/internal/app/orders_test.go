@@ -250,8 +250,9 @@ func TestConfigurationServiceAway(t *testing.T) {
 }
 
 // Another tenant's order is, to the byte, one that never was.
-func TestAnothersOrderIsAbsent(t *testing.T) {
-	s := start(t)
+func TestAnothersOrderIsAbsent(t *testing.T) { onEachStore(t, anothersOrderIsAbsent) }
+
+func anothersOrderIsAbsent(t *testing.T, s *stack) {
 	acme, globex := s.token("acme-corp", auth.RoleEditor), s.token("globex-inc", auth.RoleAdmin)
 	o := parse[order](t, s.do("POST", "/v1/orders", acme, body(1, 500)), http.StatusCreated)
 	own := s.do("GET", "/v1/orders/"+o.ID, acme, "")
@@ -274,8 +275,9 @@ func TestAnothersOrderIsAbsent(t *testing.T) {
 	nothingAccepted(t, s, globex)
 }
 
-func TestList(t *testing.T) {
-	s := start(t)
+func TestList(t *testing.T) { onEachStore(t, pagesOfList) }
+
+func pagesOfList(t *testing.T, s *stack) {
 	acme, globex := s.token("acme-corp", auth.RoleEditor), s.token("globex-inc", auth.RoleEditor)
 	const n = 7
 	var want []string
@@ -329,8 +331,9 @@ func TestList(t *testing.T) {
 	}
 }
 
-func TestIdempotencyKey(t *testing.T) {
-	s := start(t)
+func TestIdempotencyKey(t *testing.T) { onEachStore(t, idempotencyKey) }
+
+func idempotencyKey(t *testing.T, s *stack) {
 	token := s.token("acme-corp", auth.RoleEditor)
 	place := func(token, key, body string) reply {
 		t.Helper()
@@ -377,8 +380,9 @@ func TestIdempotencyKey(t *testing.T) {
 
 // Of requests with one key that come at once, one is decided; the others wait
 // and get its order.
-func TestIdempotencyKeyAtOnce(t *testing.T) {
-	s := start(t)
+func TestIdempotencyKeyAtOnce(t *testing.T) { onEachStore(t, idempotencyKeyAtOnce) }
+
+func idempotencyKeyAtOnce(t *testing.T, s *stack) {
 	token := s.token("acme-corp", auth.RoleEditor)
 	const n = 16
 	replies := make([]reply, n)
@@ -403,8 +407,9 @@ func TestIdempotencyKeyAtOnce(t *testing.T) {
 }
 
 // Orders that were answered are there after a restart, whole.
-func TestOrdersSurviveRestart(t *testing.T) {
-	s := start(t)
+func TestOrdersSurviveRestart(t *testing.T) { onEachStore(t, ordersSurviveRestart) }
+
+func ordersSurviveRestart(t *testing.T, s *stack) {
 	token := s.token("acme-corp", auth.RoleEditor)
 	placed := s.do("POST", "/v1/orders", token, `{"items":[{"sku":"A","quantity":2,"unitPrice":0},{"sku":"B","quantity":1,"unitPrice":777}],"currency":"USD","reference":"é <&> ☕"}`)
 	o := parse[order](t, placed, http.StatusCreated)
@@ -418,5 +423,69 @@ func TestOrdersSurviveRestart(t *testing.T) {
 	var whole map[string]any
 	if err := json.Unmarshal([]byte(placed.body), &whole); err != nil || whole["reference"] != "é <&> ☕" || whole["createdBy"] != "user-of-acme-corp" {
 		t.Errorf("the order is %s", placed.body)
+	}
+}
+
+// Several services with one table are one service: what one has taken the
+// other shows, and of requests with one key that both get at once one is an
+// order.
+func TestTwoServicesOnOneTable(t *testing.T) {
+	s := start(t, dynamoDB(t)...)
+	second := *s
+	second.log = &logBuffer{}
+	second.run()
+	t.Cleanup(func() {
+		if err := second.stop(); err != nil {
+			t.Errorf("the second service's Run returned %v", err)
+		}
+	})
+	token := s.token("acme-corp", auth.RoleEditor)
+	const n = 8
+	replies := make([]reply, 2*n)
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() {
+			replies[2*i] = s.do("POST", "/v1/orders", token, body(1, 500), "Idempotency-Key", fmt.Sprint(i))
+		})
+		wg.Go(func() {
+			replies[2*i+1] = second.do("POST", "/v1/orders", token, body(1, 500), "Idempotency-Key", fmt.Sprint(i))
+		})
+	}
+	wg.Wait()
+	for i := range n {
+		here, there := replies[2*i], replies[2*i+1]
+		o := parse[order](t, here, http.StatusCreated)
+		if there.body != here.body || (here.header.Get("Idempotency-Replayed") == "") == (there.header.Get("Idempotency-Replayed") == "") {
+			t.Errorf("one key made %s and %s", here.body, there.body)
+		}
+		for name, at := range map[string]*stack{"first": s, "second": &second} {
+			if got := at.do("GET", "/v1/orders/"+o.ID, token, ""); got.body != here.body {
+				t.Errorf("the %s service shows %d %s", name, got.status, got.body)
+			}
+		}
+	}
+	if total := s.do("GET", "/v1/orders?limit=100", token, ""); strings.Count(total.body, `"id":`) != n {
+		t.Errorf("the orders are %s, want %d of them", total.body, n)
+	}
+}
+
+// A table that goes away is a 503, and nothing else of the service stops.
+func TestTableGoesAway(t *testing.T) {
+	table := dynamoDB(t)
+	s := start(t, table...)
+	token := s.token("acme-corp", auth.RoleEditor)
+	o := parse[order](t, s.do("POST", "/v1/orders", token, body(1, 500)), http.StatusCreated)
+	dropTable(t, table)
+	for path, r := range map[string]reply{
+		"POST": s.do("POST", "/v1/orders", token, body(1, 500), "Idempotency-Key", "k"),
+		"GET":  s.do("GET", "/v1/orders/"+o.ID, token, ""),
+		"list": s.do("GET", "/v1/orders", token, ""),
+	} {
+		if p := refusal(t, r, http.StatusServiceUnavailable, "unavailable"); strings.Contains(r.body, "able does") {
+			t.Errorf("%s says %+v", path, p)
+		}
+	}
+	if !strings.Contains(s.log.String(), "the table does not exist") {
+		t.Error("the log does not say what is wrong")
 	}
 }

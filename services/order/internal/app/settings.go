@@ -11,6 +11,8 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/tagstore/tagstore/core/auth"
@@ -36,7 +38,7 @@ type Settings struct {
 	ConfigCA       string `env:"CONFIG_CA" doc:"PEM file with the authorities to trust for that; by default the system's"`
 	ConfigInsecure bool   `env:"CONFIG_INSECURE" default:"false" doc:"allow plaintext to a configuration service on another machine; tokens can be read on the way"`
 
-	Data      string          `env:"DATA" required:"true" doc:"file that holds the orders; its folder must exist"`
+	Orders    StoreSettings
 	CursorKey settings.Secret `env:"CURSOR_KEY" doc:"base64 of 32 or more random bytes that seal list cursors; by default random for each process"`
 
 	JWTIssuer    string   `env:"JWT_ISSUER" required:"true" doc:"the iss claim that tokens must have, byte for byte"`
@@ -50,14 +52,79 @@ type Settings struct {
 	LogLevel     slog.Level    `env:"LOG_LEVEL" default:"INFO" doc:"DEBUG, INFO (every request), WARN or ERROR"`
 }
 
+// StoreSettings say where the orders are.
+type StoreSettings struct {
+	Store       StoreKind `env:"STORE" default:"bolt" doc:"where the orders are: bolt (one file) or dynamodb (one table, which several of this service may share)"`
+	Data        string    `env:"DATA" doc:"file that holds the orders, required by the store bolt; its folder must exist"`
+	Table       string    `env:"DYNAMODB_TABLE" doc:"table that holds the orders, required by the store dynamodb; region, credentials and endpoint are the AWS SDK's own settings, such as AWS_REGION"`
+	CreateTable bool      `env:"DYNAMODB_CREATE_TABLE" default:"false" doc:"for development: make the table if there is none"`
+}
+
+// StoreKind names an implementation of orders.Store.
+type StoreKind string
+
+// The kinds of store.
+const (
+	StoreBolt     StoreKind = "bolt"
+	StoreDynamoDB StoreKind = "dynamodb"
+)
+
+// UnmarshalText takes the name of a kind.
+func (k *StoreKind) UnmarshalText(text []byte) error {
+	kind := StoreKind(text)
+	if kind != StoreBolt && kind != StoreDynamoDB {
+		return config.Errorf(config.InvalidArgument, "there is no such store")
+	}
+	*k = kind
+	return nil
+}
+
 // LoadSettings reads the settings from environ, which has the form of
 // os.Environ, and reports everything that is wrong with them.
 func LoadSettings(environ []string) (Settings, error) {
 	var s Settings
-	if err := settings.Load(environ, Prefix, &s); err != nil {
+	err := settings.Load(environ, Prefix, &s)
+	// What the chosen store needs is said together with what else is wrong,
+	// as far as it is clear which store was chosen.
+	var orders StoreSettings
+	own := slices.DeleteFunc(slices.Clone(environ), func(set string) bool {
+		name, _, _ := strings.Cut(set, "=")
+		return !slices.Contains([]string{Prefix + "STORE", Prefix + "DATA", Prefix + "DYNAMODB_TABLE", Prefix + "DYNAMODB_CREATE_TABLE"}, name)
+	})
+	if settings.Load(own, Prefix, &orders) == nil {
+		err = errors.Join(err, orders.check())
+	}
+	if err != nil {
 		return Settings{}, err
 	}
 	return s, nil
+}
+
+// check says which settings the store lacks, and which are another's.
+func (s StoreSettings) check() error {
+	var problems [3]error
+	need := func(setting, value, mend string) error {
+		if value != "" {
+			return nil
+		}
+		return wrong(setting, "is required and not set", mend)
+	}
+	switch s.Store {
+	case StoreBolt:
+		problems[0] = need("DATA", s.Data, "set it to the path of the file that holds the orders; ORDER_STORE=dynamodb does without")
+		if s.Table != "" {
+			problems[1] = wrong("DYNAMODB_TABLE", "is set, and the store is bolt", "set ORDER_STORE=dynamodb, or unset it")
+		}
+		if s.CreateTable {
+			problems[2] = wrong("DYNAMODB_CREATE_TABLE", "is set, and the store is bolt", "set ORDER_STORE=dynamodb, or unset it")
+		}
+	case StoreDynamoDB:
+		problems[0] = need("DYNAMODB_TABLE", s.Table, "set it to the name of the table that holds the orders")
+		if s.Data != "" {
+			problems[1] = wrong("DATA", "is set, and the store is dynamodb", "unset it, or set ORDER_STORE=bolt")
+		}
+	}
+	return errors.Join(problems[:]...)
 }
 
 // Usage returns the table of all settings.

@@ -4,16 +4,21 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	sdkconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb"
+	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -23,6 +28,7 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/errgrpc"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
+	"github.com/tagstore/tagstore/emulators"
 	"github.com/tagstore/tagstore/services/order/internal/app"
 )
 
@@ -184,6 +190,9 @@ func start(t testing.TB, extra ...string) *stack {
 		"ORDER_LISTEN=127.0.0.1:0", "ORDER_MANAGEMENT_LISTEN=127.0.0.1:0", "ORDER_CONFIG_TARGET=" + s.target, "ORDER_DATA=" + s.data,
 		"ORDER_JWT_ISSUER=" + s.issuer.Issuer(), "ORDER_JWT_CLIENT_IDS=" + clientID, "ORDER_JWKS_URL=" + s.issuer.JWKSURL(),
 	}, extra...)
+	if slices.Contains(extra, "ORDER_STORE=dynamodb") {
+		s.environ = slices.DeleteFunc(s.environ, func(set string) bool { return strings.HasPrefix(set, "ORDER_DATA=") })
+	}
 	s.run()
 	t.Cleanup(func() {
 		if err := s.stop(); err != nil {
@@ -192,6 +201,42 @@ func start(t testing.TB, extra ...string) *stack {
 		http.DefaultClient.CloseIdleConnections()
 	})
 	return s
+}
+
+// onEachStore runs a test on each kind of store.
+func onEachStore(t *testing.T, test func(*testing.T, *stack)) {
+	t.Helper()
+	t.Run("bolt", func(t *testing.T) { test(t, start(t)) })
+	t.Run("dynamodb", func(t *testing.T) { test(t, start(t, dynamoDB(t)...)) })
+}
+
+// dynamoDB returns the settings of a table of the test's own.
+func dynamoDB(t *testing.T) []string {
+	t.Helper()
+	for _, set := range emulators.Environ(emulators.DynamoDBLocal(t)) {
+		name, value, _ := strings.Cut(set, "=")
+		t.Setenv(name, value)
+	}
+	environ := []string{"ORDER_STORE=dynamodb", "ORDER_DYNAMODB_TABLE=" + emulators.Name(t, "order"), "ORDER_DYNAMODB_CREATE_TABLE=true"}
+	t.Cleanup(func() { dropTable(t, environ) })
+	return environ
+}
+
+// dropTable deletes the table of these settings, if it is there.
+func dropTable(t *testing.T, environ []string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // t's own is done in a cleanup
+	defer cancel()
+	cfg, err := sdkconfig.LoadDefaultConfig(ctx, sdkconfig.WithHTTPClient(http.DefaultClient))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(environ[1], "=")
+	_, err = dynamodb.NewFromConfig(cfg).DeleteTable(ctx, &dynamodb.DeleteTableInput{TableName: &table})
+	if gone := (*types.ResourceNotFoundException)(nil); err != nil && !errors.As(err, &gone) {
+		t.Error(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 // serveConfig starts the configuration service at an address.

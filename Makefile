@@ -43,6 +43,7 @@ build: ## build every binary into bin/
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-dynamodb ./plugins/dynamodb
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-ssm ./plugins/ssm
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-s3 ./plugins/s3
+	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-secretsmanager ./plugins/secretsmanager
 
 .PHONY: run
 run: build ## build everything, then run the whole system on this machine

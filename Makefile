@@ -49,6 +49,10 @@ build: ## build every binary into bin/
 run: build ## build everything, then run the whole system on this machine
 	@exec bin/tagctl dev
 
+.PHONY: run-aws-local
+run-aws-local: build emulators ## the same on four AWS stores, on emulators of AWS
+	@exec examples/aws-local/run
+
 .PHONY: test
 test: tools ## everything that must pass: checks, all tests with -race, short fuzzing
 	@scripts/test

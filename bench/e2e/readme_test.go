@@ -93,8 +93,12 @@ func blocks(t *testing.T, info string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return blocksOf(string(text), info)
+}
+
+func blocksOf(markdown, info string) []string {
 	var found []string
-	for _, m := range regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+	for _, m := range regexp.MustCompile("(?ms)^```([^\n]*)\n(.*?)^```$").FindAllStringSubmatch(markdown, -1) {
 		if m[1] == info {
 			found = append(found, m[2])
 		}

@@ -39,7 +39,8 @@ address that another machine could reach is refused.`,
 		value                   *string
 		name, variable, meaning string
 	}{
-		{&o.Manifest, "manifest", "TAGSTORE_MANIFEST", "manifest to serve instead of the folder's own"},
+		{&o.Manifest, "manifest", "TAGSTORE_MANIFEST", "manifest to serve instead of the folder's own; nothing is filled in then"},
+		{&o.OrderTable, "order-table", "ORDER_DYNAMODB_TABLE", "existing DynamoDB table for the orders instead of a file"},
 		{&o.ConfigListen, "config-listen", "TAGSTORE_LISTEN", "address of the configuration service"},
 		{&o.ManagementListen, "management-listen", "TAGSTORE_MANAGEMENT_LISTEN", "address of its health and metrics"},
 		{&o.OrderListen, "order-listen", "ORDER_LISTEN", "address of the order service"},
@@ -49,6 +50,7 @@ address that another machine could reach is refused.`,
 	for _, flag := range flags {
 		f.StringVar(flag.value, flag.name, "", flag.meaning+" ("+flag.variable+")")
 	}
+	f.BoolVar(&o.Seed, "seed", false, "fill in the two tenants in the stores of --manifest too")
 	f.BoolVar(&o.Verbose, "verbose", false, "show the logs of the services")
 	cmd.RunE = a.run(func(cmd *cobra.Command, _ []string) error {
 		for _, flag := range flags {

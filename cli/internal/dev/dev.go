@@ -28,6 +28,12 @@ type Options struct {
 	Dir string
 	// Manifest is the manifest to serve, "" for the one of the folder.
 	Manifest string
+	// Seed fills in the two tenants in the stores of Manifest too, as far as it
+	// has routes for them. It is off by default: they may be anybody's stores.
+	Seed bool
+	// OrderTable is the DynamoDB table for the orders, which must exist, "" for
+	// a file of the folder. The order service then gets Environ's AWS settings.
+	OrderTable string
 	// The addresses to listen on; "" takes a free port on loopback.
 	ConfigListen, ManagementListen     string
 	OrderListen, OrderManagementListen string
@@ -37,7 +43,7 @@ type Options struct {
 	// Executable is the running tagctl: the other binaries stand beside it.
 	Executable string
 	// Environ is where the variables come from that the manifest passes on to
-	// plugins, and WorkDir the folder that the printed commands are made for.
+	// plugins, and the AWS settings of OrderTable; WorkDir is the folder that the printed commands are made for.
 	Environ        []string
 	WorkDir        string
 	Stdout, Stderr io.Writer
@@ -145,7 +151,9 @@ func (s *system) start(ctx context.Context) error {
 		return err
 	})
 	group.Go(func() (err error) {
-		m, err = s.seed(groupCtx, values)
+		if m, err = s.manifest(); err == nil && (s.options.Manifest == "" || s.options.Seed) {
+			err = s.seed(groupCtx, m, values)
+		}
 		return err
 	})
 	if err := group.Wait(); err != nil {
@@ -177,8 +185,8 @@ func tenants(values []seed.Value) []string {
 	return names
 }
 
-// seed prepares the stores and returns the manifest to serve.
-func (s *system) seed(ctx context.Context, values []seed.Value) (*manifest.Manifest, error) {
+// manifest returns the manifest to serve.
+func (s *system) manifest() (*manifest.Manifest, error) {
 	path := s.options.Manifest
 	if path == "" {
 		var err error
@@ -190,14 +198,15 @@ func (s *system) seed(ctx context.Context, values []seed.Value) (*manifest.Manif
 	if err != nil {
 		return nil, err
 	}
-	m, err := manifest.Load(path, manifest.Options{Dev: true})
-	if err != nil {
-		return nil, err
-	}
+	return manifest.Load(path, manifest.Options{Dev: true})
+}
+
+// seed writes the values that the stores have never had.
+func (s *system) seed(ctx context.Context, m *manifest.Manifest, values []seed.Value) error {
 	logPath := filepath.Join(s.options.Dir, "logs", "seed.log")
 	log, err := os.OpenFile(logPath, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
-		return nil, unusable(s.options.Dir, err)
+		return unusable(s.options.Dir, err)
 	}
 	defer log.Close()
 	_, err = seed.Apply(ctx, m, values, seed.Options{
@@ -207,7 +216,7 @@ func (s *system) seed(ctx context.Context, values []seed.Value) (*manifest.Manif
 	if err != nil && ctx.Err() == nil {
 		fmt.Fprintf(s.options.Stderr, "The stores could not be prepared; what their plugins logged is in %s.\n", logPath)
 	}
-	return m, err
+	return err
 }
 
 func (s *system) startConfig(ctx context.Context, m *manifest.Manifest) error {
@@ -238,24 +247,39 @@ func (s *system) startConfig(ctx context.Context, m *manifest.Manifest) error {
 }
 
 func (s *system) startOrder(ctx context.Context) error {
-	ready, err := s.launch(ctx, program{name: "tagstore-order", path: s.bin.order, dir: s.options.Dir, env: []string{
-		"TMPDIR=" + s.run,
-		"ORDER_LISTEN=" + orAnyPort(s.options.OrderListen),
-		"ORDER_MANAGEMENT_LISTEN=" + orAnyPort(s.options.OrderManagementListen),
-		"ORDER_CONFIG_TARGET=" + s.info.ConfigGRPC,
-		"ORDER_DATA=" + filepath.Join(s.options.Dir, "data", "orders.db"),
-		"ORDER_JWT_ISSUER=" + s.info.Issuer,
-		"ORDER_JWT_CLIENT_IDS=" + clientID,
-		"ORDER_JWKS_URL=" + s.info.JWKSURL,
-		"ORDER_CURSOR_KEY=" + s.issuer.identity.CursorKey,
+	env := append(s.orderStore(),
+		"TMPDIR="+s.run,
+		"ORDER_LISTEN="+orAnyPort(s.options.OrderListen),
+		"ORDER_MANAGEMENT_LISTEN="+orAnyPort(s.options.OrderManagementListen),
+		"ORDER_CONFIG_TARGET="+s.info.ConfigGRPC,
+		"ORDER_JWT_ISSUER="+s.info.Issuer,
+		"ORDER_JWT_CLIENT_IDS="+clientID,
+		"ORDER_JWKS_URL="+s.info.JWKSURL,
+		"ORDER_CURSOR_KEY="+s.issuer.identity.CursorKey,
 		"ORDER_DRAIN_TIMEOUT=5s",
-	}})
+	)
+	ready, err := s.launch(ctx, program{name: "tagstore-order", path: s.bin.order, dir: s.options.Dir, env: env})
 	if err != nil {
 		return err
 	}
 	http, err := ready.address("http")
 	s.info.OrderHTTP = "http://" + http
 	return err
+}
+
+// orderStore returns the settings that say where the orders are.
+func (s *system) orderStore() []string {
+	if s.options.OrderTable == "" {
+		return []string{"ORDER_DATA=" + filepath.Join(s.options.Dir, "data", "orders.db")}
+	}
+	env := []string{"ORDER_STORE=dynamodb", "ORDER_DYNAMODB_TABLE=" + s.options.OrderTable}
+	for _, entry := range s.options.Environ {
+		// The AWS SDK's files are in the home folder unless AWS_* says otherwise.
+		if strings.HasPrefix(entry, "AWS_") || strings.HasPrefix(entry, "HOME=") {
+			env = append(env, entry)
+		}
+	}
+	return env
 }
 
 // launch starts a service and waits until it is ready. What it has started,

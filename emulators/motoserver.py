@@ -1,4 +1,4 @@
-"""Serves moto on 127.0.0.1:PORT, as `moto_server` does, with two differences
+"""Serves moto on 127.0.0.1:PORT, as `moto_server` does, with three differences
 that tests rely on:
 
 - One request at a time per AWS service. moto looks whether a condition holds
@@ -7,8 +7,11 @@ that tests rely on:
   would hold the lock.
 - It is quiet. Only a request on which moto itself fails is logged, with the
   end of the stack; its answer, a 500, says the same.
+- It forgets what is gone. moto keeps every item, object and version that was
+  ever made, for a page that lists them; that page is empty here.
 """
 
+import gc
 import io
 import logging
 import re
@@ -17,6 +20,7 @@ import sys
 import threading
 import traceback
 
+from moto.core.common_models import BaseModel
 from moto.moto_server.werkzeug_app import (
     DomainDispatcherApplication,
     create_backend_app,
@@ -28,6 +32,11 @@ from werkzeug.serving import make_server
 SCOPE = re.compile(r"Credential=[^/]+/\d{8}/[^/]+/([a-z0-9-]+)/aws4_request")
 
 
+# After so many bytes of requests, what they have replaced is looked for. Large
+# values are in few Python objects, whose number is what the collector goes by.
+COLLECT = 64 << 20
+
+
 class OneAtATime:
     """Lets one request per service into the application."""
 
@@ -35,6 +44,15 @@ class OneAtATime:
         self.app = app
         self.guard = threading.Lock()
         self.locks = {}
+        self.received = 0
+
+    def collect(self, size):
+        with self.guard:
+            self.received += size
+            if self.received < COLLECT:
+                return
+            self.received = 0
+        gc.collect()
 
     def lock(self, service):
         with self.guard:
@@ -53,6 +71,7 @@ class OneAtATime:
         else:
             data = body.read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(data)
+        self.collect(len(data))
         with self.lock(scope.group(1)):
             answer = self.app(environ, start_response)
             try:
@@ -90,9 +109,15 @@ class Failures:
             return [body]
 
 
+def forget_instances():
+    """Makes models that are not kept in a list of all of their class."""
+    BaseModel.__new__ = lambda cls, *args, **kwargs: object.__new__(cls)
+
+
 def main():
     port = int(sys.argv[1])
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    forget_instances()
     moto = DomainDispatcherApplication(create_backend_app)
     app = Failures(OneAtATime(moto))
     server = make_server("127.0.0.1", port, app, threaded=True)
@@ -100,6 +125,7 @@ def main():
     server.daemon_threads = True
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+    gc.freeze()
     server.serve_forever()
 
 

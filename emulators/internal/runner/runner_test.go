@@ -508,9 +508,9 @@ func TestUnfitPrograms(t *testing.T) {
 	}
 }
 
-// One request at a time per service is let in: what makes moto's conditional
-// writes atomic, and what no number of attempts from outside would prove.
-func TestOneAtATime(t *testing.T) {
+// What is put around moto: one request at a time per service is let in, which no
+// number of attempts from outside would prove, and what is gone is forgotten.
+func TestMotoServer(t *testing.T) {
 	r, _ := private(t)
 	emulators, err := r.emulators()
 	if err != nil {
@@ -521,7 +521,7 @@ func TestOneAtATime(t *testing.T) {
 		t.Fatal(err)
 	}
 	python := filepath.Join(dir, "bin", "python")
-	if out, err := exec.Command(python, "-I", "-B", "testdata/oneatatime.py", r.Files).CombinedOutput(); err != nil {
+	if out, err := exec.Command(python, "-I", "-B", "testdata/motoserver_test.py", r.Files).CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}
 }

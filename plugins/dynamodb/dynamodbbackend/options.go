@@ -73,9 +73,8 @@ type settings struct {
 	createTable       bool
 }
 
-// tableName is the form of a table's name, and of its ARN, which names a table
-// of another account.
-var tableName = regexp.MustCompile(`^([A-Za-z0-9_.-]{3,255}|arn:aws[a-z-]*:dynamodb:[a-z0-9-]+:[0-9]{12}:table/[A-Za-z0-9_.-]{3,255})$`)
+// tableName is the form of a table's name.
+var tableName = regexp.MustCompile(`^[A-Za-z0-9_.-]{3,255}$`)
 
 // parse returns the settings and everything that is wrong, each as a sentence.
 func (o Options) parse() (s settings, wrong []string) {

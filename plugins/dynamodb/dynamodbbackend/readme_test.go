@@ -257,8 +257,17 @@ func TestReadmePolicies(t *testing.T) {
 		}
 	}
 	for _, keys := range [][]string{
-		{key("acme-corp", "")}, {key("acme-corp", "order")}, {key("globex", "")}, {key("_shared", "")}, {key("acm", "")},
-		{key("acme", ""), key("globex", "")}, {key("acme", "order"), key("acme-corp", "order")}, {"TENANT#*"}, {"TENANT#"}, {"acme"}, nil,
+		{key("acme-corp", "")},
+		{key("acme-corp", "order")},
+		{key("globex", "")},
+		{key("_shared", "")},
+		{key("acm", "")},
+		{key("acme", ""), key("globex", "")},
+		{key("acme", "order"), key("acme-corp", "order")},
+		{"TENANT#*"},
+		{"TENANT#"},
+		{"acme"},
+		nil,
 	} {
 		for _, r := range requests("acme", keys...) {
 			wantAllowed(t, "session", session, r, false)

@@ -241,7 +241,7 @@ func TestTenantRole(t *testing.T) {
 	}
 }
 
-// The options of the README's table are those of the manifest.
+// The options of every AWS plugin stand beside this one's own.
 func TestOptionNames(t *testing.T) {
 	t.Parallel()
 	var o Options

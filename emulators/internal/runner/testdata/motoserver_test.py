@@ -1,9 +1,11 @@
-"""Tests of motoserver.py's two layers, without moto behind them."""
+"""Tests of what motoserver.py puts around moto."""
 
+import gc
 import io
 import sys
 import threading
 import unittest
+import weakref
 
 sys.path.insert(0, sys.argv.pop(1))
 import motoserver  # noqa: E402
@@ -102,6 +104,37 @@ class Server(unittest.TestCase):
         finally:
             sys.stderr = log
         self.assertEqual(told, ["500 Internal Server Error"] * 2)
+
+    def test_instances_are_forgotten(self):
+        class Thing(motoserver.BaseModel):
+            __module__ = "moto.test.models"
+
+            def __init__(self, name, *, size=0):
+                self.name, self.size = name, size
+
+        class Cyclic(Thing):
+            __module__ = "moto.test.models"
+
+        Thing("before")
+        self.assertEqual(len(Thing.instances_tracked), 1)  # what moto does
+        motoserver.forget_instances()
+        thing = Cyclic("after", size=3)
+        self.assertEqual((thing.name, thing.size), ("after", 3))
+        self.assertEqual(Cyclic.instances_tracked, [])
+
+        # Nor does a cycle keep it, once enough was received.
+        thing.itself = thing
+        gone = weakref.ref(thing)
+        del thing
+        server = motoserver.OneAtATime(lambda *_: [])
+        gc.disable()
+        try:
+            server.collect(motoserver.COLLECT - 1)
+            self.assertIsNotNone(gone())
+            server.collect(1)
+            self.assertIsNone(gone())
+        finally:
+            gc.enable()
 
 
 if __name__ == "__main__":

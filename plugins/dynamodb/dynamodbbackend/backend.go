@@ -76,7 +76,7 @@ func open(ctx context.Context, o Options, now func() time.Time) (*Store, error) 
 			e.Message += "; and " + more.Message
 			e.Hint = more.Hint
 		} else {
-			conn.Close()
+			_ = conn.Close() // which returns nil
 		}
 		e.Op = op
 		return nil, e
@@ -95,14 +95,14 @@ func open(ctx context.Context, o Options, now func() time.Time) (*Store, error) 
 		now:      now,
 	}
 	if err := s.checkTable(ctx); err != nil {
-		conn.Close()
+		_ = conn.Close() // which returns nil
 		return nil, config.AsError(err, op, config.Key{})
 	}
 	if settings.dax != "" {
 		dax, err := daxread.Open(daxread.Options{Endpoint: settings.dax, Region: cfg.Region, Credentials: cfg.Credentials})
 		if err != nil {
-			conn.Close()
-			return nil, config.AsError(config.Errorf(config.InvalidArgument, "dax_endpoint can not be used").WithCause(err), op, config.Key{})
+			_ = conn.Close() // which returns nil
+			return nil, config.AsError(err, op, config.Key{})
 		}
 		s.dax = dax
 	}

@@ -138,7 +138,7 @@ func (o Options) parse() (s settings, wrong []string) {
 	if slices.Contains(reserved, s.ttlAttribute) || len(s.ttlAttribute) > 255 {
 		refuse("ttl_attribute is one that the table model uses itself: leave it out for %q, or name another", DefaultTTLAttribute)
 	}
-	return s, append(wrong, o.Options.Check()...)
+	return s, append(wrong, o.Check()...)
 }
 
 // reserved are the attributes of the table model.

@@ -3,6 +3,7 @@ package awsconn
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -112,7 +113,14 @@ func newClient(t *http.Transport) *client {
 func (c *client) Do(r *http.Request) (*http.Response, error) {
 	var wrote atomic.Bool
 	ctx := httptrace.WithClientTrace(r.Context(), &httptrace.ClientTrace{WroteHeaders: func() { wrote.Store(true) }})
-	response, err := c.http.Do(r.WithContext(ctx)) //nolint:gosec // the URL is the SDK's, made of the configured endpoint
+	r = r.WithContext(ctx)
+	if r.Body != nil && r.Body != http.NoBody {
+		// The SDK closes its body as soon as the answer arrives. Through
+		// io.WriterTo, net/http would take that for a failed write and cut the
+		// connection under the answer; through Read it does not.
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	response, err := c.http.Do(r) //nolint:gosec // the URL is the SDK's, made of the configured endpoint
 	if err != nil {
 		return response, &sendError{err: err, wrote: wrote.Load()}
 	}

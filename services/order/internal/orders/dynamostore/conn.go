@@ -3,6 +3,7 @@ package dynamostore
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptrace"
@@ -206,6 +207,13 @@ type sender struct{ http http.Client }
 // sent and nothing came back, and for every answer that is no refusal, since
 // what follows its head may still be lost.
 func (s *sender) Do(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		// The SDK closes its body as soon as the answer arrives. Through
+		// io.WriterTo, net/http would take that for a failed write and cut the
+		// connection under the answer; through Read it does not.
+		r = r.WithContext(r.Context())
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
 	a, _ := r.Context().Value(attemptsKey{}).(*attempts)
 	if a == nil {
 		return s.http.Do(r) //nolint:gosec // the SDK says where to

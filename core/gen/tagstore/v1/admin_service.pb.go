@@ -78,6 +78,365 @@ func (BackendState) EnumDescriptor() ([]byte, []int) {
 	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{0}
 }
 
+type RefreshRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 100.
+	Targets       []*RefreshTarget `protobuf:"bytes,1,rep,name=targets,proto3" json:"targets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshRequest) Reset() {
+	*x = RefreshRequest{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshRequest) ProtoMessage() {}
+
+func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
+func (*RefreshRequest) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *RefreshRequest) GetTargets() []*RefreshTarget {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+// RefreshTarget names what may have changed. With neither key nor key_prefix it
+// is everything that the tenant has, in all services.
+type RefreshTarget struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A tenant, or "_shared" for the layer that all tenants share.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Empty: the tenant-wide layer, or, without key and key_prefix, all layers.
+	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// Types that are valid to be assigned to Scope:
+	//
+	//	*RefreshTarget_Key
+	//	*RefreshTarget_KeyPrefix
+	Scope isRefreshTarget_Scope `protobuf_oneof:"scope"`
+	// With key: the version that the change made, 0 where that is not known. An
+	// older answer of the store is asked for again until the deadline.
+	MinVersion    uint64 `protobuf:"varint,5,opt,name=min_version,json=minVersion,proto3" json:"min_version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshTarget) Reset() {
+	*x = RefreshTarget{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshTarget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshTarget) ProtoMessage() {}
+
+func (x *RefreshTarget) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshTarget.ProtoReflect.Descriptor instead.
+func (*RefreshTarget) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RefreshTarget) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *RefreshTarget) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RefreshTarget) GetScope() isRefreshTarget_Scope {
+	if x != nil {
+		return x.Scope
+	}
+	return nil
+}
+
+func (x *RefreshTarget) GetKey() string {
+	if x != nil {
+		if x, ok := x.Scope.(*RefreshTarget_Key); ok {
+			return x.Key
+		}
+	}
+	return ""
+}
+
+func (x *RefreshTarget) GetKeyPrefix() string {
+	if x != nil {
+		if x, ok := x.Scope.(*RefreshTarget_KeyPrefix); ok {
+			return x.KeyPrefix
+		}
+	}
+	return ""
+}
+
+func (x *RefreshTarget) GetMinVersion() uint64 {
+	if x != nil {
+		return x.MinVersion
+	}
+	return 0
+}
+
+type isRefreshTarget_Scope interface {
+	isRefreshTarget_Scope()
+}
+
+type RefreshTarget_Key struct {
+	Key string `protobuf:"bytes,3,opt,name=key,proto3,oneof"`
+}
+
+type RefreshTarget_KeyPrefix struct {
+	// As in ListRequest.
+	KeyPrefix string `protobuf:"bytes,4,opt,name=key_prefix,json=keyPrefix,proto3,oneof"`
+}
+
+func (*RefreshTarget_Key) isRefreshTarget_Scope() {}
+
+func (*RefreshTarget_KeyPrefix) isRefreshTarget_Scope() {}
+
+type RefreshResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the replica calls itself.
+	Replica string `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	// One for each target, in the order asked.
+	Receipts      []*RefreshReceipt `protobuf:"bytes,2,rep,name=receipts,proto3" json:"receipts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshResponse) Reset() {
+	*x = RefreshResponse{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshResponse) ProtoMessage() {}
+
+func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
+func (*RefreshResponse) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RefreshResponse) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *RefreshResponse) GetReceipts() []*RefreshReceipt {
+	if x != nil {
+		return x.Receipts
+	}
+	return nil
+}
+
+// RefreshReceipt says what came of one target.
+type RefreshReceipt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*RefreshReceipt_Applied
+	//	*RefreshReceipt_Error
+	Outcome       isRefreshReceipt_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshReceipt) Reset() {
+	*x = RefreshReceipt{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshReceipt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshReceipt) ProtoMessage() {}
+
+func (x *RefreshReceipt) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshReceipt.ProtoReflect.Descriptor instead.
+func (*RefreshReceipt) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RefreshReceipt) GetOutcome() isRefreshReceipt_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *RefreshReceipt) GetApplied() *RefreshApplied {
+	if x != nil {
+		if x, ok := x.Outcome.(*RefreshReceipt_Applied); ok {
+			return x.Applied
+		}
+	}
+	return nil
+}
+
+func (x *RefreshReceipt) GetError() *Status {
+	if x != nil {
+		if x, ok := x.Outcome.(*RefreshReceipt_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isRefreshReceipt_Outcome interface {
+	isRefreshReceipt_Outcome()
+}
+
+type RefreshReceipt_Applied struct {
+	Applied *RefreshApplied `protobuf:"bytes,1,opt,name=applied,proto3,oneof"`
+}
+
+type RefreshReceipt_Error struct {
+	Error *Status `protobuf:"bytes,2,opt,name=error,proto3,oneof"`
+}
+
+func (*RefreshReceipt_Applied) isRefreshReceipt_Outcome() {}
+
+func (*RefreshReceipt_Error) isRefreshReceipt_Outcome() {}
+
+type RefreshApplied struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// With a key: the version that is in place now; 0 where the store does not
+	// count, or the value is absent.
+	Version uint64 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	// With a key: there is no such value.
+	Absent bool `protobuf:"varint,2,opt,name=absent,proto3" json:"absent,omitempty"`
+	// How many values were read.
+	Values        uint32 `protobuf:"varint,3,opt,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefreshApplied) Reset() {
+	*x = RefreshApplied{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefreshApplied) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefreshApplied) ProtoMessage() {}
+
+func (x *RefreshApplied) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefreshApplied.ProtoReflect.Descriptor instead.
+func (*RefreshApplied) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RefreshApplied) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *RefreshApplied) GetAbsent() bool {
+	if x != nil {
+		return x.Absent
+	}
+	return false
+}
+
+func (x *RefreshApplied) GetValues() uint32 {
+	if x != nil {
+		return x.Values
+	}
+	return 0
+}
+
 type ListBackendsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -86,7 +445,7 @@ type ListBackendsRequest struct {
 
 func (x *ListBackendsRequest) Reset() {
 	*x = ListBackendsRequest{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -98,7 +457,7 @@ func (x *ListBackendsRequest) String() string {
 func (*ListBackendsRequest) ProtoMessage() {}
 
 func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -111,7 +470,7 @@ func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackendsRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{0}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{5}
 }
 
 type ListBackendsResponse struct {
@@ -123,7 +482,7 @@ type ListBackendsResponse struct {
 
 func (x *ListBackendsResponse) Reset() {
 	*x = ListBackendsResponse{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -135,7 +494,7 @@ func (x *ListBackendsResponse) String() string {
 func (*ListBackendsResponse) ProtoMessage() {}
 
 func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -148,7 +507,7 @@ func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackendsResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{1}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListBackendsResponse) GetBackends() []*Backend {
@@ -190,7 +549,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -202,7 +561,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -215,7 +574,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{2}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Backend) GetName() string {
@@ -323,7 +682,7 @@ type BackendSize struct {
 
 func (x *BackendSize) Reset() {
 	*x = BackendSize{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +694,7 @@ func (x *BackendSize) String() string {
 func (*BackendSize) ProtoMessage() {}
 
 func (x *BackendSize) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +707,7 @@ func (x *BackendSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendSize.ProtoReflect.Descriptor instead.
 func (*BackendSize) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{3}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BackendSize) GetBytes() int64 {
@@ -383,7 +742,29 @@ var File_tagstore_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftagstore/v1/admin_service.proto\x12\vtagstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x15\n" +
+	"\x1ftagstore/v1/admin_service.proto\x12\vtagstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tagstore/v1/config_service.proto\"F\n" +
+	"\x0eRefreshRequest\x124\n" +
+	"\atargets\x18\x01 \x03(\v2\x1a.tagstore.v1.RefreshTargetR\atargets\"\xa0\x01\n" +
+	"\rRefreshTarget\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x03key\x18\x03 \x01(\tH\x00R\x03key\x12\x1f\n" +
+	"\n" +
+	"key_prefix\x18\x04 \x01(\tH\x00R\tkeyPrefix\x12\x1f\n" +
+	"\vmin_version\x18\x05 \x01(\x04R\n" +
+	"minVersionB\a\n" +
+	"\x05scope\"d\n" +
+	"\x0fRefreshResponse\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\x127\n" +
+	"\breceipts\x18\x02 \x03(\v2\x1b.tagstore.v1.RefreshReceiptR\breceipts\"\x81\x01\n" +
+	"\x0eRefreshReceipt\x127\n" +
+	"\aapplied\x18\x01 \x01(\v2\x1b.tagstore.v1.RefreshAppliedH\x00R\aapplied\x12+\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.tagstore.v1.StatusH\x00R\x05errorB\t\n" +
+	"\aoutcome\"Z\n" +
+	"\x0eRefreshApplied\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x16\n" +
+	"\x06absent\x18\x02 \x01(\bR\x06absent\x12\x16\n" +
+	"\x06values\x18\x03 \x01(\rR\x06values\"\x15\n" +
 	"\x13ListBackendsRequest\"H\n" +
 	"\x14ListBackendsResponse\x120\n" +
 	"\bbackends\x18\x01 \x03(\v2\x14.tagstore.v1.BackendR\bbackends\"\xd4\x03\n" +
@@ -418,9 +799,10 @@ const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	"\x16BACKEND_STATE_STARTING\x10\x01\x12\x19\n" +
 	"\x15BACKEND_STATE_SERVING\x10\x02\x12\x1c\n" +
 	"\x18BACKEND_STATE_RESTARTING\x10\x03\x12\x19\n" +
-	"\x15BACKEND_STATE_STOPPED\x10\x042c\n" +
+	"\x15BACKEND_STATE_STOPPED\x10\x042\xa9\x01\n" +
 	"\fAdminService\x12S\n" +
-	"\fListBackends\x12 .tagstore.v1.ListBackendsRequest\x1a!.tagstore.v1.ListBackendsResponseB>Z<github.com/tagstore/tagstore/core/gen/tagstore/v1;tagstorev1b\x06proto3"
+	"\fListBackends\x12 .tagstore.v1.ListBackendsRequest\x1a!.tagstore.v1.ListBackendsResponse\x12D\n" +
+	"\aRefresh\x12\x1b.tagstore.v1.RefreshRequest\x1a\x1c.tagstore.v1.RefreshResponseB>Z<github.com/tagstore/tagstore/core/gen/tagstore/v1;tagstorev1b\x06proto3"
 
 var (
 	file_tagstore_v1_admin_service_proto_rawDescOnce sync.Once
@@ -435,27 +817,39 @@ func file_tagstore_v1_admin_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tagstore_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tagstore_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tagstore_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tagstore_v1_admin_service_proto_goTypes = []any{
 	(BackendState)(0),             // 0: tagstore.v1.BackendState
-	(*ListBackendsRequest)(nil),   // 1: tagstore.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),  // 2: tagstore.v1.ListBackendsResponse
-	(*Backend)(nil),               // 3: tagstore.v1.Backend
-	(*BackendSize)(nil),           // 4: tagstore.v1.BackendSize
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*RefreshRequest)(nil),        // 1: tagstore.v1.RefreshRequest
+	(*RefreshTarget)(nil),         // 2: tagstore.v1.RefreshTarget
+	(*RefreshResponse)(nil),       // 3: tagstore.v1.RefreshResponse
+	(*RefreshReceipt)(nil),        // 4: tagstore.v1.RefreshReceipt
+	(*RefreshApplied)(nil),        // 5: tagstore.v1.RefreshApplied
+	(*ListBackendsRequest)(nil),   // 6: tagstore.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),  // 7: tagstore.v1.ListBackendsResponse
+	(*Backend)(nil),               // 8: tagstore.v1.Backend
+	(*BackendSize)(nil),           // 9: tagstore.v1.BackendSize
+	(*Status)(nil),                // 10: tagstore.v1.Status
+	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
 }
 var file_tagstore_v1_admin_service_proto_depIdxs = []int32{
-	3, // 0: tagstore.v1.ListBackendsResponse.backends:type_name -> tagstore.v1.Backend
-	0, // 1: tagstore.v1.Backend.state:type_name -> tagstore.v1.BackendState
-	5, // 2: tagstore.v1.Backend.started_at:type_name -> google.protobuf.Timestamp
-	4, // 3: tagstore.v1.Backend.size:type_name -> tagstore.v1.BackendSize
-	1, // 4: tagstore.v1.AdminService.ListBackends:input_type -> tagstore.v1.ListBackendsRequest
-	2, // 5: tagstore.v1.AdminService.ListBackends:output_type -> tagstore.v1.ListBackendsResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2,  // 0: tagstore.v1.RefreshRequest.targets:type_name -> tagstore.v1.RefreshTarget
+	4,  // 1: tagstore.v1.RefreshResponse.receipts:type_name -> tagstore.v1.RefreshReceipt
+	5,  // 2: tagstore.v1.RefreshReceipt.applied:type_name -> tagstore.v1.RefreshApplied
+	10, // 3: tagstore.v1.RefreshReceipt.error:type_name -> tagstore.v1.Status
+	8,  // 4: tagstore.v1.ListBackendsResponse.backends:type_name -> tagstore.v1.Backend
+	0,  // 5: tagstore.v1.Backend.state:type_name -> tagstore.v1.BackendState
+	11, // 6: tagstore.v1.Backend.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 7: tagstore.v1.Backend.size:type_name -> tagstore.v1.BackendSize
+	6,  // 8: tagstore.v1.AdminService.ListBackends:input_type -> tagstore.v1.ListBackendsRequest
+	1,  // 9: tagstore.v1.AdminService.Refresh:input_type -> tagstore.v1.RefreshRequest
+	7,  // 10: tagstore.v1.AdminService.ListBackends:output_type -> tagstore.v1.ListBackendsResponse
+	3,  // 11: tagstore.v1.AdminService.Refresh:output_type -> tagstore.v1.RefreshResponse
+	10, // [10:12] is the sub-list for method output_type
+	8,  // [8:10] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tagstore_v1_admin_service_proto_init() }
@@ -463,14 +857,23 @@ func file_tagstore_v1_admin_service_proto_init() {
 	if File_tagstore_v1_admin_service_proto != nil {
 		return
 	}
-	file_tagstore_v1_admin_service_proto_msgTypes[2].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_init()
+	file_tagstore_v1_admin_service_proto_msgTypes[1].OneofWrappers = []any{
+		(*RefreshTarget_Key)(nil),
+		(*RefreshTarget_KeyPrefix)(nil),
+	}
+	file_tagstore_v1_admin_service_proto_msgTypes[3].OneofWrappers = []any{
+		(*RefreshReceipt_Applied)(nil),
+		(*RefreshReceipt_Error)(nil),
+	}
+	file_tagstore_v1_admin_service_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tagstore_v1_admin_service_proto_rawDesc), len(file_tagstore_v1_admin_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -20,17 +20,25 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AdminService_ListBackends_FullMethodName = "/tagstore.v1.AdminService/ListBackends"
+	AdminService_Refresh_FullMethodName      = "/tagstore.v1.AdminService/Refresh"
 )
 
 // AdminServiceClient is the client API for AdminService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AdminService shows the state of one replica to its operators. It needs the
-// role admin.
+// AdminService is for operators and machines, about one replica: the one that
+// answers.
 type AdminServiceClient interface {
-	// ListBackends returns every backend of the manifest, by name.
+	// ListBackends returns every backend of the manifest, by name. It needs the
+	// role admin.
 	ListBackends(ctx context.Context, in *ListBackendsRequest, opts ...grpc.CallOption) (*ListBackendsResponse, error)
+	// Refresh reads values from their stores' own truth, puts them in place of
+	// what this replica holds in memory and tells its watchers. It never returns
+	// a value. It is for machines that announce changes, and needs the role
+	// refresher. A target whose store is out of reach changes nothing and has an
+	// error of its own; the call fails only for a request that is not valid.
+	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
 }
 
 type adminServiceClient struct {
@@ -51,15 +59,32 @@ func (c *adminServiceClient) ListBackends(ctx context.Context, in *ListBackendsR
 	return out, nil
 }
 
+func (c *adminServiceClient) Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RefreshResponse)
+	err := c.cc.Invoke(ctx, AdminService_Refresh_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
 //
-// AdminService shows the state of one replica to its operators. It needs the
-// role admin.
+// AdminService is for operators and machines, about one replica: the one that
+// answers.
 type AdminServiceServer interface {
-	// ListBackends returns every backend of the manifest, by name.
+	// ListBackends returns every backend of the manifest, by name. It needs the
+	// role admin.
 	ListBackends(context.Context, *ListBackendsRequest) (*ListBackendsResponse, error)
+	// Refresh reads values from their stores' own truth, puts them in place of
+	// what this replica holds in memory and tells its watchers. It never returns
+	// a value. It is for machines that announce changes, and needs the role
+	// refresher. A target whose store is out of reach changes nothing and has an
+	// error of its own; the call fails only for a request that is not valid.
+	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -72,6 +97,9 @@ type UnimplementedAdminServiceServer struct{}
 
 func (UnimplementedAdminServiceServer) ListBackends(context.Context, *ListBackendsRequest) (*ListBackendsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListBackends not implemented")
+}
+func (UnimplementedAdminServiceServer) Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -112,6 +140,24 @@ func _AdminService_ListBackends_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Refresh_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RefreshRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Refresh(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Refresh_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Refresh(ctx, req.(*RefreshRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +168,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListBackends",
 			Handler:    _AdminService_ListBackends_Handler,
+		},
+		{
+			MethodName: "Refresh",
+			Handler:    _AdminService_Refresh_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

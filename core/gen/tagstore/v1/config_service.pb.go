@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	anypb "google.golang.org/protobuf/types/known/anypb"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -29,7 +30,15 @@ type GetRequest struct {
 	Service string `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
 	// Absent: the effective value. Present: exactly this version of the layer
 	// that service names, with no fallback.
-	Version       *uint64 `protobuf:"varint,3,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	Version *uint64 `protobuf:"varint,3,opt,name=version,proto3,oneof" json:"version,omitempty"`
+	// The least version that the answer may have of the layer that service names,
+	// such as that of a Put which another replica acknowledged. The call reads
+	// its store again until it has it; at its deadline, or after a few seconds,
+	// it is UNAVAILABLE and says which version is here. Not with version.
+	MinVersion *uint64 `protobuf:"varint,4,opt,name=min_version,json=minVersion,proto3,oneof" json:"min_version,omitempty"`
+	// The greatest age that the answer may have; 0 reads the store's own truth,
+	// absent leaves it to the key's route. At most 24 h. Not with version.
+	MaxStaleness  *durationpb.Duration `protobuf:"bytes,5,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -83,6 +92,20 @@ func (x *GetRequest) GetVersion() uint64 {
 		return *x.Version
 	}
 	return 0
+}
+
+func (x *GetRequest) GetMinVersion() uint64 {
+	if x != nil && x.MinVersion != nil {
+		return *x.MinVersion
+	}
+	return 0
+}
+
+func (x *GetRequest) GetMaxStaleness() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStaleness
+	}
+	return nil
 }
 
 type GetResponse struct {
@@ -140,8 +163,10 @@ func (x *GetResponse) GetFreshness() *Freshness {
 type BatchGetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 1000 keys.
-	Keys          []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	Service       string   `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Keys    []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Service string   `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	// As in GetRequest, for each of the keys.
+	MaxStaleness  *durationpb.Duration `protobuf:"bytes,3,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -188,6 +213,13 @@ func (x *BatchGetRequest) GetService() string {
 		return x.Service
 	}
 	return ""
+}
+
+func (x *BatchGetRequest) GetMaxStaleness() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStaleness
+	}
+	return nil
 }
 
 type BatchGetResponse struct {
@@ -543,8 +575,11 @@ type PutRequest struct {
 	// Marks the retries of one write: the same key within the backend's window
 	// writes once. At most 128 bytes.
 	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Answer when every healthy replica has the change, or the call's deadline
+	// is near, instead of after a moment. The write is the same either way.
+	AwaitReplicas bool `protobuf:"varint,8,opt,name=await_replicas,json=awaitReplicas,proto3" json:"await_replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutRequest) Reset() {
@@ -626,10 +661,20 @@ func (x *PutRequest) GetIdempotencyKey() string {
 	return ""
 }
 
+func (x *PutRequest) GetAwaitReplicas() bool {
+	if x != nil {
+		return x.AwaitReplicas
+	}
+	return false
+}
+
 type PutResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Without its value.
-	Entry         *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Entry *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The other replicas, as far as they are known, and whether they have the
+	// change. This replica has it.
+	Replicas      []*ReplicaStatus `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -671,6 +716,68 @@ func (x *PutResponse) GetEntry() *Entry {
 	return nil
 }
 
+func (x *PutResponse) GetReplicas() []*ReplicaStatus {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+// ReplicaStatus says whether one replica has a change.
+type ReplicaStatus struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Replica string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	// Absent: it has. Else why that is not known; it will have the change within
+	// the staleness that the key's route allows.
+	Error         *Status `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicaStatus) Reset() {
+	*x = ReplicaStatus{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicaStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicaStatus) ProtoMessage() {}
+
+func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
+func (*ReplicaStatus) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ReplicaStatus) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *ReplicaStatus) GetError() *Status {
+	if x != nil {
+		return x.Error
+	}
+	return nil
+}
+
 type DeleteRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Key     string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -681,14 +788,16 @@ type DeleteRequest struct {
 	IdempotencyKey  string  `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// Consent to losing the key's history, which a store with the caveat
 	// "permanent_delete" asks for. Any other store refuses it.
-	Permanent     bool `protobuf:"varint,6,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	Permanent bool `protobuf:"varint,6,opt,name=permanent,proto3" json:"permanent,omitempty"`
+	// As in PutRequest.
+	AwaitReplicas bool `protobuf:"varint,7,opt,name=await_replicas,json=awaitReplicas,proto3" json:"await_replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +809,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +822,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{10}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteRequest) GetKey() string {
@@ -758,17 +867,26 @@ func (x *DeleteRequest) GetPermanent() bool {
 	return false
 }
 
+func (x *DeleteRequest) GetAwaitReplicas() bool {
+	if x != nil {
+		return x.AwaitReplicas
+	}
+	return false
+}
+
 type DeleteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The tombstone.
-	Entry         *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Entry *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// As in PutResponse.
+	Replicas      []*ReplicaStatus `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +898,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,12 +911,19 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{11}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteResponse) GetEntry() *Entry {
 	if x != nil {
 		return x.Entry
+	}
+	return nil
+}
+
+func (x *DeleteResponse) GetReplicas() []*ReplicaStatus {
+	if x != nil {
+		return x.Replicas
 	}
 	return nil
 }
@@ -811,13 +936,15 @@ type RestoreRequest struct {
 	// Absent: whatever deletion is the latest. Else the deletion must be this
 	// version.
 	ExpectedVersion *uint64 `protobuf:"varint,4,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// As in PutRequest.
+	AwaitReplicas bool `protobuf:"varint,5,opt,name=await_replicas,json=awaitReplicas,proto3" json:"await_replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +956,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +969,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{12}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RestoreRequest) GetKey() string {
@@ -873,16 +1000,25 @@ func (x *RestoreRequest) GetExpectedVersion() uint64 {
 	return 0
 }
 
+func (x *RestoreRequest) GetAwaitReplicas() bool {
+	if x != nil {
+		return x.AwaitReplicas
+	}
+	return false
+}
+
 type RestoreResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entry         *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Entry *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// As in PutResponse.
+	Replicas      []*ReplicaStatus `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1030,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,12 +1043,19 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{13}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RestoreResponse) GetEntry() *Entry {
 	if x != nil {
 		return x.Entry
+	}
+	return nil
+}
+
+func (x *RestoreResponse) GetReplicas() []*ReplicaStatus {
+	if x != nil {
+		return x.Replicas
 	}
 	return nil
 }
@@ -929,7 +1072,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -941,7 +1084,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -954,7 +1097,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{14}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *HistoryRequest) GetKey() string {
@@ -995,7 +1138,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1150,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1163,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{15}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *HistoryResponse) GetEntries() []*Entry {
@@ -1046,13 +1189,15 @@ type RollbackRequest struct {
 	// Absent: whatever is current. Else the current version must be this one.
 	ExpectedVersion *uint64 `protobuf:"varint,4,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
 	Message         string  `protobuf:"bytes,5,opt,name=message,proto3" json:"message,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// As in PutRequest.
+	AwaitReplicas bool `protobuf:"varint,6,opt,name=await_replicas,json=awaitReplicas,proto3" json:"await_replicas,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1209,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1222,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{16}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RollbackRequest) GetKey() string {
@@ -1115,16 +1260,25 @@ func (x *RollbackRequest) GetMessage() string {
 	return ""
 }
 
+func (x *RollbackRequest) GetAwaitReplicas() bool {
+	if x != nil {
+		return x.AwaitReplicas
+	}
+	return false
+}
+
 type RollbackResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entry         *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Entry *Entry                 `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// As in PutResponse.
+	Replicas      []*ReplicaStatus `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1136,7 +1290,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1149,12 +1303,19 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{17}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RollbackResponse) GetEntry() *Entry {
 	if x != nil {
 		return x.Entry
+	}
+	return nil
+}
+
+func (x *RollbackResponse) GetReplicas() []*ReplicaStatus {
+	if x != nil {
+		return x.Replicas
 	}
 	return nil
 }
@@ -1173,7 +1334,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1346,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1359,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{18}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchRequest) GetKeyPrefix() string {
@@ -1230,6 +1391,9 @@ type WatchResponse struct {
 	//	*WatchResponse_Delete
 	//	*WatchResponse_Sync
 	//	*WatchResponse_Heartbeat
+	//	*WatchResponse_Gap
+	//	*WatchResponse_SourceDown
+	//	*WatchResponse_SourceUp
 	Event isWatchResponse_Event `protobuf_oneof:"event"`
 	// Pass it as resume_token to go on behind this response.
 	ResumeToken   string `protobuf:"bytes,5,opt,name=resume_token,json=resumeToken,proto3" json:"resume_token,omitempty"`
@@ -1239,7 +1403,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1251,7 +1415,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1264,7 +1428,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{19}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1310,6 +1474,33 @@ func (x *WatchResponse) GetHeartbeat() *WatchHeartbeat {
 	return nil
 }
 
+func (x *WatchResponse) GetGap() *WatchGap {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_Gap); ok {
+			return x.Gap
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetSourceDown() *WatchSourceDown {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_SourceDown); ok {
+			return x.SourceDown
+		}
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetSourceUp() *WatchSourceUp {
+	if x != nil {
+		if x, ok := x.Event.(*WatchResponse_SourceUp); ok {
+			return x.SourceUp
+		}
+	}
+	return nil
+}
+
 func (x *WatchResponse) GetResumeToken() string {
 	if x != nil {
 		return x.ResumeToken
@@ -1341,6 +1532,24 @@ type WatchResponse_Heartbeat struct {
 	Heartbeat *WatchHeartbeat `protobuf:"bytes,4,opt,name=heartbeat,proto3,oneof"`
 }
 
+type WatchResponse_Gap struct {
+	// What happened since the resume token is not known in full. All values
+	// follow as at the beginning, then a sync: keys that are not among them are
+	// gone.
+	Gap *WatchGap `protobuf:"bytes,6,opt,name=gap,proto3,oneof"`
+}
+
+type WatchResponse_SourceDown struct {
+	// The store is out of reach: changes may be late. What was sent stays the
+	// last that is known.
+	SourceDown *WatchSourceDown `protobuf:"bytes,7,opt,name=source_down,json=sourceDown,proto3,oneof"`
+}
+
+type WatchResponse_SourceUp struct {
+	// The store is back; changes that were missed have been sent or follow.
+	SourceUp *WatchSourceUp `protobuf:"bytes,8,opt,name=source_up,json=sourceUp,proto3,oneof"`
+}
+
 func (*WatchResponse_Put) isWatchResponse_Event() {}
 
 func (*WatchResponse_Delete) isWatchResponse_Event() {}
@@ -1348,6 +1557,12 @@ func (*WatchResponse_Delete) isWatchResponse_Event() {}
 func (*WatchResponse_Sync) isWatchResponse_Event() {}
 
 func (*WatchResponse_Heartbeat) isWatchResponse_Event() {}
+
+func (*WatchResponse_Gap) isWatchResponse_Event() {}
+
+func (*WatchResponse_SourceDown) isWatchResponse_Event() {}
+
+func (*WatchResponse_SourceUp) isWatchResponse_Event() {}
 
 type WatchSync struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1357,7 +1572,7 @@ type WatchSync struct {
 
 func (x *WatchSync) Reset() {
 	*x = WatchSync{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1584,7 @@ func (x *WatchSync) String() string {
 func (*WatchSync) ProtoMessage() {}
 
 func (x *WatchSync) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1597,7 @@ func (x *WatchSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSync.ProtoReflect.Descriptor instead.
 func (*WatchSync) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{20}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{21}
 }
 
 type WatchHeartbeat struct {
@@ -1393,7 +1608,7 @@ type WatchHeartbeat struct {
 
 func (x *WatchHeartbeat) Reset() {
 	*x = WatchHeartbeat{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1620,7 @@ func (x *WatchHeartbeat) String() string {
 func (*WatchHeartbeat) ProtoMessage() {}
 
 func (x *WatchHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,27 +1633,140 @@ func (x *WatchHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHeartbeat.ProtoReflect.Descriptor instead.
 func (*WatchHeartbeat) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{21}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{22}
+}
+
+type WatchGap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchGap) Reset() {
+	*x = WatchGap{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchGap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchGap) ProtoMessage() {}
+
+func (x *WatchGap) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchGap.ProtoReflect.Descriptor instead.
+func (*WatchGap) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{23}
+}
+
+type WatchSourceDown struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSourceDown) Reset() {
+	*x = WatchSourceDown{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSourceDown) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSourceDown) ProtoMessage() {}
+
+func (x *WatchSourceDown) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSourceDown.ProtoReflect.Descriptor instead.
+func (*WatchSourceDown) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{24}
+}
+
+type WatchSourceUp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchSourceUp) Reset() {
+	*x = WatchSourceUp{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchSourceUp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchSourceUp) ProtoMessage() {}
+
+func (x *WatchSourceUp) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchSourceUp.ProtoReflect.Descriptor instead.
+func (*WatchSourceUp) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{25}
 }
 
 var File_tagstore_v1_config_service_proto protoreflect.FileDescriptor
 
 const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\n" +
-	" tagstore/v1/config_service.proto\x12\vtagstore.v1\x1a\x19google/protobuf/any.proto\x1a\x17tagstore/v1/entry.proto\"c\n" +
+	" tagstore/v1/config_service.proto\x12\vtagstore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17tagstore/v1/entry.proto\"\xd9\x01\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
-	"\aversion\x18\x03 \x01(\x04H\x00R\aversion\x88\x01\x01B\n" +
+	"\aversion\x18\x03 \x01(\x04H\x00R\aversion\x88\x01\x01\x12$\n" +
+	"\vmin_version\x18\x04 \x01(\x04H\x01R\n" +
+	"minVersion\x88\x01\x01\x12>\n" +
+	"\rmax_staleness\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\fmaxStalenessB\n" +
 	"\n" +
-	"\b_version\"m\n" +
+	"\b_versionB\x0e\n" +
+	"\f_min_version\"m\n" +
 	"\vGetResponse\x12(\n" +
 	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\x124\n" +
-	"\tfreshness\x18\x02 \x01(\v2\x16.tagstore.v1.FreshnessR\tfreshness\"?\n" +
+	"\tfreshness\x18\x02 \x01(\v2\x16.tagstore.v1.FreshnessR\tfreshness\"\x7f\n" +
 	"\x0fBatchGetRequest\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\tR\x04keys\x12\x18\n" +
-	"\aservice\x18\x02 \x01(\tR\aservice\"I\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12>\n" +
+	"\rmax_staleness\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\fmaxStaleness\"I\n" +
 	"\x10BatchGetResponse\x125\n" +
 	"\aresults\x18\x01 \x03(\v2\x1b.tagstore.v1.BatchGetResultR\aresults\"\xbc\x01\n" +
 	"\x0eBatchGetResult\x12\x10\n" +
@@ -1461,7 +1789,7 @@ const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\fListResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.tagstore.v1.EntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x124\n" +
-	"\tfreshness\x18\x03 \x01(\v2\x16.tagstore.v1.FreshnessR\tfreshness\"\xf9\x01\n" +
+	"\tfreshness\x18\x03 \x01(\v2\x16.tagstore.v1.FreshnessR\tfreshness\"\xa0\x02\n" +
 	"\n" +
 	"PutRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
@@ -1470,28 +1798,37 @@ const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\fcontent_type\x18\x04 \x01(\tR\vcontentType\x12.\n" +
 	"\x10expected_version\x18\x05 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12'\n" +
-	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKeyB\x13\n" +
-	"\x11_expected_version\"7\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12%\n" +
+	"\x0eawait_replicas\x18\b \x01(\bR\rawaitReplicasB\x13\n" +
+	"\x11_expected_version\"o\n" +
 	"\vPutResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"\xe1\x01\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\x126\n" +
+	"\breplicas\x18\x02 \x03(\v2\x1a.tagstore.v1.ReplicaStatusR\breplicas\"T\n" +
+	"\rReplicaStatus\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\x12)\n" +
+	"\x05error\x18\x02 \x01(\v2\x13.tagstore.v1.StatusR\x05error\"\x88\x02\n" +
 	"\rDeleteRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12.\n" +
 	"\x10expected_version\x18\x03 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12'\n" +
 	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12\x1c\n" +
-	"\tpermanent\x18\x06 \x01(\bR\tpermanentB\x13\n" +
-	"\x11_expected_version\":\n" +
+	"\tpermanent\x18\x06 \x01(\bR\tpermanent\x12%\n" +
+	"\x0eawait_replicas\x18\a \x01(\bR\rawaitReplicasB\x13\n" +
+	"\x11_expected_version\"r\n" +
 	"\x0eDeleteResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"\x9b\x01\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\x126\n" +
+	"\breplicas\x18\x02 \x03(\v2\x1a.tagstore.v1.ReplicaStatusR\breplicas\"\xc2\x01\n" +
 	"\x0eRestoreRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
-	"\x10expected_version\x18\x04 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01B\x13\n" +
-	"\x11_expected_version\";\n" +
+	"\x10expected_version\x18\x04 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12%\n" +
+	"\x0eawait_replicas\x18\x05 \x01(\bR\rawaitReplicasB\x13\n" +
+	"\x11_expected_version\"s\n" +
 	"\x0fRestoreResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"x\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\x126\n" +
+	"\breplicas\x18\x02 \x03(\v2\x1a.tagstore.v1.ReplicaStatusR\breplicas\"x\n" +
 	"\x0eHistoryRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1b\n" +
@@ -1500,31 +1837,41 @@ const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"page_token\x18\x04 \x01(\tR\tpageToken\"g\n" +
 	"\x0fHistoryResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.tagstore.v1.EntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x01\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe2\x01\n" +
 	"\x0fRollbackRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x1d\n" +
 	"\n" +
 	"to_version\x18\x03 \x01(\x04R\ttoVersion\x12.\n" +
 	"\x10expected_version\x18\x04 \x01(\x04H\x00R\x0fexpectedVersion\x88\x01\x01\x12\x18\n" +
-	"\amessage\x18\x05 \x01(\tR\amessageB\x13\n" +
-	"\x11_expected_version\"<\n" +
+	"\amessage\x18\x05 \x01(\tR\amessage\x12%\n" +
+	"\x0eawait_replicas\x18\x06 \x01(\bR\rawaitReplicasB\x13\n" +
+	"\x11_expected_version\"t\n" +
 	"\x10RollbackResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\"j\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.tagstore.v1.EntryR\x05entry\x126\n" +
+	"\breplicas\x18\x02 \x03(\v2\x1a.tagstore.v1.ReplicaStatusR\breplicas\"j\n" +
 	"\fWatchRequest\x12\x1d\n" +
 	"\n" +
 	"key_prefix\x18\x01 \x01(\tR\tkeyPrefix\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12!\n" +
-	"\fresume_token\x18\x03 \x01(\tR\vresumeToken\"\xfc\x01\n" +
+	"\fresume_token\x18\x03 \x01(\tR\vresumeToken\"\xa3\x03\n" +
 	"\rWatchResponse\x12&\n" +
 	"\x03put\x18\x01 \x01(\v2\x12.tagstore.v1.EntryH\x00R\x03put\x12,\n" +
 	"\x06delete\x18\x02 \x01(\v2\x12.tagstore.v1.EntryH\x00R\x06delete\x12,\n" +
 	"\x04sync\x18\x03 \x01(\v2\x16.tagstore.v1.WatchSyncH\x00R\x04sync\x12;\n" +
-	"\theartbeat\x18\x04 \x01(\v2\x1b.tagstore.v1.WatchHeartbeatH\x00R\theartbeat\x12!\n" +
+	"\theartbeat\x18\x04 \x01(\v2\x1b.tagstore.v1.WatchHeartbeatH\x00R\theartbeat\x12)\n" +
+	"\x03gap\x18\x06 \x01(\v2\x15.tagstore.v1.WatchGapH\x00R\x03gap\x12?\n" +
+	"\vsource_down\x18\a \x01(\v2\x1c.tagstore.v1.WatchSourceDownH\x00R\n" +
+	"sourceDown\x129\n" +
+	"\tsource_up\x18\b \x01(\v2\x1a.tagstore.v1.WatchSourceUpH\x00R\bsourceUp\x12!\n" +
 	"\fresume_token\x18\x05 \x01(\tR\vresumeTokenB\a\n" +
 	"\x05event\"\v\n" +
 	"\tWatchSync\"\x10\n" +
-	"\x0eWatchHeartbeat2\xe3\x04\n" +
+	"\x0eWatchHeartbeat\"\n" +
+	"\n" +
+	"\bWatchGap\"\x11\n" +
+	"\x0fWatchSourceDown\"\x0f\n" +
+	"\rWatchSourceUp2\xe3\x04\n" +
 	"\rConfigService\x128\n" +
 	"\x03Get\x12\x17.tagstore.v1.GetRequest\x1a\x18.tagstore.v1.GetResponse\x12G\n" +
 	"\bBatchGet\x12\x1c.tagstore.v1.BatchGetRequest\x1a\x1d.tagstore.v1.BatchGetResponse\x12;\n" +
@@ -1548,76 +1895,91 @@ func file_tagstore_v1_config_service_proto_rawDescGZIP() []byte {
 	return file_tagstore_v1_config_service_proto_rawDescData
 }
 
-var file_tagstore_v1_config_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tagstore_v1_config_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_tagstore_v1_config_service_proto_goTypes = []any{
-	(*GetRequest)(nil),       // 0: tagstore.v1.GetRequest
-	(*GetResponse)(nil),      // 1: tagstore.v1.GetResponse
-	(*BatchGetRequest)(nil),  // 2: tagstore.v1.BatchGetRequest
-	(*BatchGetResponse)(nil), // 3: tagstore.v1.BatchGetResponse
-	(*BatchGetResult)(nil),   // 4: tagstore.v1.BatchGetResult
-	(*Status)(nil),           // 5: tagstore.v1.Status
-	(*ListRequest)(nil),      // 6: tagstore.v1.ListRequest
-	(*ListResponse)(nil),     // 7: tagstore.v1.ListResponse
-	(*PutRequest)(nil),       // 8: tagstore.v1.PutRequest
-	(*PutResponse)(nil),      // 9: tagstore.v1.PutResponse
-	(*DeleteRequest)(nil),    // 10: tagstore.v1.DeleteRequest
-	(*DeleteResponse)(nil),   // 11: tagstore.v1.DeleteResponse
-	(*RestoreRequest)(nil),   // 12: tagstore.v1.RestoreRequest
-	(*RestoreResponse)(nil),  // 13: tagstore.v1.RestoreResponse
-	(*HistoryRequest)(nil),   // 14: tagstore.v1.HistoryRequest
-	(*HistoryResponse)(nil),  // 15: tagstore.v1.HistoryResponse
-	(*RollbackRequest)(nil),  // 16: tagstore.v1.RollbackRequest
-	(*RollbackResponse)(nil), // 17: tagstore.v1.RollbackResponse
-	(*WatchRequest)(nil),     // 18: tagstore.v1.WatchRequest
-	(*WatchResponse)(nil),    // 19: tagstore.v1.WatchResponse
-	(*WatchSync)(nil),        // 20: tagstore.v1.WatchSync
-	(*WatchHeartbeat)(nil),   // 21: tagstore.v1.WatchHeartbeat
-	(*Entry)(nil),            // 22: tagstore.v1.Entry
-	(*Freshness)(nil),        // 23: tagstore.v1.Freshness
-	(*anypb.Any)(nil),        // 24: google.protobuf.Any
+	(*GetRequest)(nil),          // 0: tagstore.v1.GetRequest
+	(*GetResponse)(nil),         // 1: tagstore.v1.GetResponse
+	(*BatchGetRequest)(nil),     // 2: tagstore.v1.BatchGetRequest
+	(*BatchGetResponse)(nil),    // 3: tagstore.v1.BatchGetResponse
+	(*BatchGetResult)(nil),      // 4: tagstore.v1.BatchGetResult
+	(*Status)(nil),              // 5: tagstore.v1.Status
+	(*ListRequest)(nil),         // 6: tagstore.v1.ListRequest
+	(*ListResponse)(nil),        // 7: tagstore.v1.ListResponse
+	(*PutRequest)(nil),          // 8: tagstore.v1.PutRequest
+	(*PutResponse)(nil),         // 9: tagstore.v1.PutResponse
+	(*ReplicaStatus)(nil),       // 10: tagstore.v1.ReplicaStatus
+	(*DeleteRequest)(nil),       // 11: tagstore.v1.DeleteRequest
+	(*DeleteResponse)(nil),      // 12: tagstore.v1.DeleteResponse
+	(*RestoreRequest)(nil),      // 13: tagstore.v1.RestoreRequest
+	(*RestoreResponse)(nil),     // 14: tagstore.v1.RestoreResponse
+	(*HistoryRequest)(nil),      // 15: tagstore.v1.HistoryRequest
+	(*HistoryResponse)(nil),     // 16: tagstore.v1.HistoryResponse
+	(*RollbackRequest)(nil),     // 17: tagstore.v1.RollbackRequest
+	(*RollbackResponse)(nil),    // 18: tagstore.v1.RollbackResponse
+	(*WatchRequest)(nil),        // 19: tagstore.v1.WatchRequest
+	(*WatchResponse)(nil),       // 20: tagstore.v1.WatchResponse
+	(*WatchSync)(nil),           // 21: tagstore.v1.WatchSync
+	(*WatchHeartbeat)(nil),      // 22: tagstore.v1.WatchHeartbeat
+	(*WatchGap)(nil),            // 23: tagstore.v1.WatchGap
+	(*WatchSourceDown)(nil),     // 24: tagstore.v1.WatchSourceDown
+	(*WatchSourceUp)(nil),       // 25: tagstore.v1.WatchSourceUp
+	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
+	(*Entry)(nil),               // 27: tagstore.v1.Entry
+	(*Freshness)(nil),           // 28: tagstore.v1.Freshness
+	(*anypb.Any)(nil),           // 29: google.protobuf.Any
 }
 var file_tagstore_v1_config_service_proto_depIdxs = []int32{
-	22, // 0: tagstore.v1.GetResponse.entry:type_name -> tagstore.v1.Entry
-	23, // 1: tagstore.v1.GetResponse.freshness:type_name -> tagstore.v1.Freshness
-	4,  // 2: tagstore.v1.BatchGetResponse.results:type_name -> tagstore.v1.BatchGetResult
-	22, // 3: tagstore.v1.BatchGetResult.entry:type_name -> tagstore.v1.Entry
-	5,  // 4: tagstore.v1.BatchGetResult.error:type_name -> tagstore.v1.Status
-	23, // 5: tagstore.v1.BatchGetResult.freshness:type_name -> tagstore.v1.Freshness
-	24, // 6: tagstore.v1.Status.details:type_name -> google.protobuf.Any
-	22, // 7: tagstore.v1.ListResponse.entries:type_name -> tagstore.v1.Entry
-	23, // 8: tagstore.v1.ListResponse.freshness:type_name -> tagstore.v1.Freshness
-	22, // 9: tagstore.v1.PutResponse.entry:type_name -> tagstore.v1.Entry
-	22, // 10: tagstore.v1.DeleteResponse.entry:type_name -> tagstore.v1.Entry
-	22, // 11: tagstore.v1.RestoreResponse.entry:type_name -> tagstore.v1.Entry
-	22, // 12: tagstore.v1.HistoryResponse.entries:type_name -> tagstore.v1.Entry
-	22, // 13: tagstore.v1.RollbackResponse.entry:type_name -> tagstore.v1.Entry
-	22, // 14: tagstore.v1.WatchResponse.put:type_name -> tagstore.v1.Entry
-	22, // 15: tagstore.v1.WatchResponse.delete:type_name -> tagstore.v1.Entry
-	20, // 16: tagstore.v1.WatchResponse.sync:type_name -> tagstore.v1.WatchSync
-	21, // 17: tagstore.v1.WatchResponse.heartbeat:type_name -> tagstore.v1.WatchHeartbeat
-	0,  // 18: tagstore.v1.ConfigService.Get:input_type -> tagstore.v1.GetRequest
-	2,  // 19: tagstore.v1.ConfigService.BatchGet:input_type -> tagstore.v1.BatchGetRequest
-	6,  // 20: tagstore.v1.ConfigService.List:input_type -> tagstore.v1.ListRequest
-	8,  // 21: tagstore.v1.ConfigService.Put:input_type -> tagstore.v1.PutRequest
-	10, // 22: tagstore.v1.ConfigService.Delete:input_type -> tagstore.v1.DeleteRequest
-	12, // 23: tagstore.v1.ConfigService.Restore:input_type -> tagstore.v1.RestoreRequest
-	14, // 24: tagstore.v1.ConfigService.History:input_type -> tagstore.v1.HistoryRequest
-	16, // 25: tagstore.v1.ConfigService.Rollback:input_type -> tagstore.v1.RollbackRequest
-	18, // 26: tagstore.v1.ConfigService.Watch:input_type -> tagstore.v1.WatchRequest
-	1,  // 27: tagstore.v1.ConfigService.Get:output_type -> tagstore.v1.GetResponse
-	3,  // 28: tagstore.v1.ConfigService.BatchGet:output_type -> tagstore.v1.BatchGetResponse
-	7,  // 29: tagstore.v1.ConfigService.List:output_type -> tagstore.v1.ListResponse
-	9,  // 30: tagstore.v1.ConfigService.Put:output_type -> tagstore.v1.PutResponse
-	11, // 31: tagstore.v1.ConfigService.Delete:output_type -> tagstore.v1.DeleteResponse
-	13, // 32: tagstore.v1.ConfigService.Restore:output_type -> tagstore.v1.RestoreResponse
-	15, // 33: tagstore.v1.ConfigService.History:output_type -> tagstore.v1.HistoryResponse
-	17, // 34: tagstore.v1.ConfigService.Rollback:output_type -> tagstore.v1.RollbackResponse
-	19, // 35: tagstore.v1.ConfigService.Watch:output_type -> tagstore.v1.WatchResponse
-	27, // [27:36] is the sub-list for method output_type
-	18, // [18:27] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	26, // 0: tagstore.v1.GetRequest.max_staleness:type_name -> google.protobuf.Duration
+	27, // 1: tagstore.v1.GetResponse.entry:type_name -> tagstore.v1.Entry
+	28, // 2: tagstore.v1.GetResponse.freshness:type_name -> tagstore.v1.Freshness
+	26, // 3: tagstore.v1.BatchGetRequest.max_staleness:type_name -> google.protobuf.Duration
+	4,  // 4: tagstore.v1.BatchGetResponse.results:type_name -> tagstore.v1.BatchGetResult
+	27, // 5: tagstore.v1.BatchGetResult.entry:type_name -> tagstore.v1.Entry
+	5,  // 6: tagstore.v1.BatchGetResult.error:type_name -> tagstore.v1.Status
+	28, // 7: tagstore.v1.BatchGetResult.freshness:type_name -> tagstore.v1.Freshness
+	29, // 8: tagstore.v1.Status.details:type_name -> google.protobuf.Any
+	27, // 9: tagstore.v1.ListResponse.entries:type_name -> tagstore.v1.Entry
+	28, // 10: tagstore.v1.ListResponse.freshness:type_name -> tagstore.v1.Freshness
+	27, // 11: tagstore.v1.PutResponse.entry:type_name -> tagstore.v1.Entry
+	10, // 12: tagstore.v1.PutResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	5,  // 13: tagstore.v1.ReplicaStatus.error:type_name -> tagstore.v1.Status
+	27, // 14: tagstore.v1.DeleteResponse.entry:type_name -> tagstore.v1.Entry
+	10, // 15: tagstore.v1.DeleteResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	27, // 16: tagstore.v1.RestoreResponse.entry:type_name -> tagstore.v1.Entry
+	10, // 17: tagstore.v1.RestoreResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	27, // 18: tagstore.v1.HistoryResponse.entries:type_name -> tagstore.v1.Entry
+	27, // 19: tagstore.v1.RollbackResponse.entry:type_name -> tagstore.v1.Entry
+	10, // 20: tagstore.v1.RollbackResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	27, // 21: tagstore.v1.WatchResponse.put:type_name -> tagstore.v1.Entry
+	27, // 22: tagstore.v1.WatchResponse.delete:type_name -> tagstore.v1.Entry
+	21, // 23: tagstore.v1.WatchResponse.sync:type_name -> tagstore.v1.WatchSync
+	22, // 24: tagstore.v1.WatchResponse.heartbeat:type_name -> tagstore.v1.WatchHeartbeat
+	23, // 25: tagstore.v1.WatchResponse.gap:type_name -> tagstore.v1.WatchGap
+	24, // 26: tagstore.v1.WatchResponse.source_down:type_name -> tagstore.v1.WatchSourceDown
+	25, // 27: tagstore.v1.WatchResponse.source_up:type_name -> tagstore.v1.WatchSourceUp
+	0,  // 28: tagstore.v1.ConfigService.Get:input_type -> tagstore.v1.GetRequest
+	2,  // 29: tagstore.v1.ConfigService.BatchGet:input_type -> tagstore.v1.BatchGetRequest
+	6,  // 30: tagstore.v1.ConfigService.List:input_type -> tagstore.v1.ListRequest
+	8,  // 31: tagstore.v1.ConfigService.Put:input_type -> tagstore.v1.PutRequest
+	11, // 32: tagstore.v1.ConfigService.Delete:input_type -> tagstore.v1.DeleteRequest
+	13, // 33: tagstore.v1.ConfigService.Restore:input_type -> tagstore.v1.RestoreRequest
+	15, // 34: tagstore.v1.ConfigService.History:input_type -> tagstore.v1.HistoryRequest
+	17, // 35: tagstore.v1.ConfigService.Rollback:input_type -> tagstore.v1.RollbackRequest
+	19, // 36: tagstore.v1.ConfigService.Watch:input_type -> tagstore.v1.WatchRequest
+	1,  // 37: tagstore.v1.ConfigService.Get:output_type -> tagstore.v1.GetResponse
+	3,  // 38: tagstore.v1.ConfigService.BatchGet:output_type -> tagstore.v1.BatchGetResponse
+	7,  // 39: tagstore.v1.ConfigService.List:output_type -> tagstore.v1.ListResponse
+	9,  // 40: tagstore.v1.ConfigService.Put:output_type -> tagstore.v1.PutResponse
+	12, // 41: tagstore.v1.ConfigService.Delete:output_type -> tagstore.v1.DeleteResponse
+	14, // 42: tagstore.v1.ConfigService.Restore:output_type -> tagstore.v1.RestoreResponse
+	16, // 43: tagstore.v1.ConfigService.History:output_type -> tagstore.v1.HistoryResponse
+	18, // 44: tagstore.v1.ConfigService.Rollback:output_type -> tagstore.v1.RollbackResponse
+	20, // 45: tagstore.v1.ConfigService.Watch:output_type -> tagstore.v1.WatchResponse
+	37, // [37:46] is the sub-list for method output_type
+	28, // [28:37] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_tagstore_v1_config_service_proto_init() }
@@ -1632,14 +1994,17 @@ func file_tagstore_v1_config_service_proto_init() {
 		(*BatchGetResult_Error)(nil),
 	}
 	file_tagstore_v1_config_service_proto_msgTypes[8].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[10].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[12].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[16].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[19].OneofWrappers = []any{
+	file_tagstore_v1_config_service_proto_msgTypes[11].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[13].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[17].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[20].OneofWrappers = []any{
 		(*WatchResponse_Put)(nil),
 		(*WatchResponse_Delete)(nil),
 		(*WatchResponse_Sync)(nil),
 		(*WatchResponse_Heartbeat)(nil),
+		(*WatchResponse_Gap)(nil),
+		(*WatchResponse_SourceDown)(nil),
+		(*WatchResponse_SourceUp)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1647,7 +2012,7 @@ func file_tagstore_v1_config_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tagstore_v1_config_service_proto_rawDesc), len(file_tagstore_v1_config_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -63,9 +63,9 @@ type ConfigServiceClient interface {
 	// Rollback writes the value of an old version as a new version.
 	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*RollbackResponse, error)
 	// Watch sends the effective values of all keys that start with a prefix,
-	// then a sync mark, then every change. The stream ends with UNAUTHENTICATED
-	// when the token expires and with OUT_OF_RANGE when its resume token is older
-	// than the history that is kept.
+	// then a sync mark, then every change. A resume token that the answering
+	// replica can not go on from exactly is answered with a gap, and then all of
+	// it anew. The stream ends with UNAUTHENTICATED when the token expires.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 }
 
@@ -209,9 +209,9 @@ type ConfigServiceServer interface {
 	// Rollback writes the value of an old version as a new version.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
 	// Watch sends the effective values of all keys that start with a prefix,
-	// then a sync mark, then every change. The stream ends with UNAUTHENTICATED
-	// when the token expires and with OUT_OF_RANGE when its resume token is older
-	// than the history that is kept.
+	// then a sync mark, then every change. A resume token that the answering
+	// replica can not go on from exactly is answered with a gap, and then all of
+	// it anew. The stream ends with UNAUTHENTICATED when the token expires.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	mustEmbedUnimplementedConfigServiceServer()
 }

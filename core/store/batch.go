@@ -32,18 +32,27 @@ type Result struct {
 // Each key has its own error, and a backend that fails, fails its own keys
 // only. Once the answer holds MaxAnswer bytes, the keys that are left over are
 // ResourceExhausted; those are to be asked for again without the others. The
-// call itself fails only for a number of keys that is not 1 to MaxBatch.
+// call itself fails only for a number of keys that is not 1 to MaxBatch, and
+// for a Want that nobody can mean or that has a MinVersion: of many keys there
+// is no one version.
 //
 // Backends are read in parallel and layers one after the other, so that the
 // keys of one backend cost as many of its calls as there are layers to look
 // through, for every 64 keys.
-func (s *Store) BatchGet(ctx context.Context, sc Scope, keys []config.Key) (_ []Result, err error) {
+func (s *Store) BatchGet(ctx context.Context, sc Scope, keys []config.Key, want Want) (_ []Result, err error) {
 	const op = "store.BatchGet"
 	defer s.observe(ctx, op, time.Now(), &err)
 	if len(keys) == 0 || len(keys) > s.maxBatch {
 		return nil, named(config.Errorf(config.InvalidArgument, "a batch has 1 to %d keys, not %d", s.maxBatch, len(keys)), op, config.Key{})
 	}
 	if err := sc.check(); err != nil {
+		return nil, named(err, op, config.Key{})
+	}
+	err = want.check()
+	if err == nil && want.MinVersion > 0 {
+		err = config.Errorf(config.InvalidArgument, "a batch has no least version").WithHint("Get each key by itself")
+	}
+	if err != nil {
 		return nil, named(err, op, config.Key{})
 	}
 
@@ -54,7 +63,7 @@ func (s *Store) BatchGet(ctx context.Context, sc Scope, keys []config.Key) (_ []
 		if lookups[k] != nil {
 			continue
 		}
-		w := &lookup{call: call{store: s, op: op, key: k}}
+		w := &lookup{call: call{store: s, op: op, key: k, truth: want.truth()}}
 		lookups[k] = w
 		if w.route, _, w.err = table.Match(k); w.err == nil {
 			w.places, w.err = sc.places(w.route)
@@ -154,8 +163,9 @@ func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
 func readChunk(ctx context.Context, chunk []*lookup) []driver.Result {
 	b := chunk[0].route.Backend
 	results := make([]driver.Result, len(chunk))
+	whole := call{store: chunk[0].store, op: chunk[0].op, route: chunk[0].route, truth: chunk[0].truth}
 	batcher, ok := driver.AsBatcher(b)
-	if !ok {
+	if !ok && !whole.needsRefresh() {
 		var gets errgroup.Group
 		gets.SetLimit(batchGets)
 		for i, w := range chunk {
@@ -171,16 +181,15 @@ func readChunk(ctx context.Context, chunk []*lookup) []driver.Result {
 	for i, w := range chunk {
 		ids[i] = w.id()
 	}
-	got, err := batcher.BatchGet(ctx, ids)
-	whole := call{store: chunk[0].store, op: chunk[0].op, route: chunk[0].route}
-	switch {
-	case err != nil && config.CodeOf(err) == config.NotFound:
-		err = whole.violation(ctx, "batch not found")
-	case err != nil:
-		err = whole.failed(ctx, err)
-	case len(got) != len(ids):
-		err = whole.violation(ctx, "wrong number of results")
-	default:
+	var got []driver.Result
+	var err error
+	if whole.needsRefresh() {
+		got, err = whole.refreshed(ctx, ids)
+	} else {
+		got, err = batcher.BatchGet(ctx, ids)
+		got, err = whole.whole(ctx, len(ids), got, err)
+	}
+	if err == nil {
 		return got
 	}
 	for _, w := range chunk {

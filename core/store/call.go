@@ -20,6 +20,7 @@ type call struct {
 	op    string
 	key   config.Key // zero if it is about several
 	route *router.Route
+	truth bool // the latest versions are read from the store itself
 }
 
 // on finds the route of a key.
@@ -28,7 +29,7 @@ func (s *Store) on(op string, k config.Key) (call, error) {
 	if err != nil {
 		return call{}, named(err, op, k)
 	}
-	return call{s, op, k, r}, nil
+	return call{store: s, op: op, key: k, route: r}, nil
 }
 
 // named puts the call's own name on an error that is meant for the caller.
@@ -187,6 +188,13 @@ func filled(e config.Entry) config.Entry {
 
 // read gets one ID from the backend; found is false if it is not there.
 func (c call) read(ctx context.Context, id config.ID, version uint64) (e config.Entry, found bool, err error) {
+	if version == 0 && c.needsRefresh() {
+		got, err := c.refreshed(ctx, []config.ID{id})
+		if err != nil {
+			return config.Entry{}, false, err
+		}
+		return c.believe(ctx, id, version, got[0])
+	}
 	e, err = c.route.Backend.Get(ctx, id, version)
 	return c.believe(ctx, id, version, driver.Result{Entry: e, Err: err})
 }

@@ -10,16 +10,35 @@ import (
 // Get returns the effective value of a key. A layer that can not be read is an
 // error even if a less specific one could be: falling back would answer with a
 // value that is not the effective one.
-func (s *Store) Get(ctx context.Context, sc Scope, k config.Key) (_ Answer, err error) {
+//
+// What w asks that can not be had is Unavailable, or Unimplemented where the
+// backend never can: it has no versions, or does not know how old its answers
+// are. A bound that nobody can mean is InvalidArgument.
+func (s *Store) Get(ctx context.Context, sc Scope, k config.Key, w Want) (_ Answer, err error) {
 	const op = "store.Get"
 	defer s.observe(ctx, op, time.Now(), &err)
 	c, err := s.on(op, k)
 	if err != nil {
 		return Answer{}, err
 	}
+	if err := w.check(); err != nil {
+		return Answer{}, c.refused(err)
+	}
+	c.truth = w.truth()
 	places, err := sc.places(c.route)
 	if err != nil {
 		return Answer{}, c.refused(err)
+	}
+	if w.MinVersion > 0 {
+		first, err := sc.place(c.route)
+		if err != nil {
+			return Answer{}, c.refused(err)
+		}
+		e, found, err := c.awaited(ctx, first.id(k), w.MinVersion, patience)
+		if err != nil || found {
+			return Answer{Entry: e, Freshness: c.freshness(e)}, err
+		}
+		places = places[1:] // the layer that the scope names is the most specific one
 	}
 	e, at, err := c.effective(ctx, k, places)
 	switch {

@@ -165,7 +165,7 @@ func (c call) freshness(e config.Entry) config.Freshness {
 	if e.Source != config.SourceUnknown {
 		f.Source = e.Source
 	}
-	if driver.CaveatsOf(c.route.Backend).EventualReads {
+	if !c.truth && driver.CaveatsOf(c.route.Backend).EventualReads {
 		f.State = config.StateStale
 	}
 	return f

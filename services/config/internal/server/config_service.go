@@ -58,7 +58,7 @@ func (s *configService) Get(ctx context.Context, req *tagstorev1.GetRequest) (*t
 	}
 	var answer store.Answer
 	if req.Version == nil {
-		answer, err = s.store.Get(ctx, sc, key)
+		answer, err = s.store.Get(ctx, sc, key, store.Want{})
 	} else {
 		answer, err = s.store.GetVersion(ctx, sc, key, req.GetVersion())
 	}
@@ -95,7 +95,7 @@ func (s *configService) BatchGet(ctx context.Context, req *tagstorev1.BatchGetRe
 	if len(keys) == 0 {
 		return &tagstorev1.BatchGetResponse{Results: out}, nil
 	}
-	answers, err := s.store.BatchGet(ctx, sc, keys)
+	answers, err := s.store.BatchGet(ctx, sc, keys, store.Want{})
 	if err != nil {
 		return nil, err
 	}

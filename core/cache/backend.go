@@ -2,6 +2,8 @@ package cache
 
 import (
 	"context"
+	"errors"
+	"reflect"
 	"sync/atomic"
 	"time"
 
@@ -31,9 +33,6 @@ type Policy struct {
 // Want is what a read asks of its answer. The zero value asks nothing beyond
 // the route's policy.
 type Want struct {
-	// MinVersion is the least version; 0: any. A value that is authoritatively
-	// absent meets it: it may have been deleted since.
-	MinVersion uint64
 	// Bounded says that the answer may be MaxStaleness old at most. With 0 it
 	// is read from the source of truth by a call that begins after this one.
 	Bounded      bool
@@ -68,7 +67,7 @@ type Backend struct {
 	space  uint64 // tells its IDs from the same ones of other backends
 	// eventual backends are asked through driver.Refresher where it matters.
 	eventual bool
-	forgets  bool // Caveats.PermanentDelete
+	forgets  bool          // Caveats.PermanentDelete
 	budget   *rate.Limiter // of the reconciler's calls
 	views    views
 	counts   counts
@@ -90,11 +89,7 @@ type counts struct {
 func (c *Cache) Wrap(b driver.Backend, p Policy) *Backend {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.sources[b]
-	if s == nil {
-		s = newSource(b)
-		c.sources[b] = s
-	}
+	s := c.source(b)
 	caveats := driver.CaveatsOf(b)
 	wrapped := &Backend{
 		Backend: b, cache: c, source: s, policy: p, space: uint64(len(c.backends) + 1),
@@ -108,6 +103,20 @@ func (c *Cache) Wrap(b driver.Backend, p Policy) *Backend {
 		c.work.Go(wrapped.maintain)
 	}
 	return wrapped
+}
+
+// source returns what is known of b's store, the same for every Wrap of b.
+func (c *Cache) source(b driver.Backend) *source {
+	if reflect.TypeOf(b).Comparable() {
+		for _, s := range c.sources {
+			if s.backend == b {
+				return s
+			}
+		}
+	}
+	s := newSource(b)
+	c.sources = append(c.sources, s)
+	return s
 }
 
 // keeps reports whether the route's values are kept at all.
@@ -314,6 +323,14 @@ func (b *Backend) Refresh(ctx context.Context, ids []config.ID) ([]driver.Result
 		}
 	}
 	return got, nil
+}
+
+// ErrBreach is in the chain of an error that says how a backend broke its
+// contract: its Message is one of a few fixed texts.
+var ErrBreach = errors.New("the backend broke its contract")
+
+func breach(what string) error {
+	return &config.Error{Code: config.Internal, Message: what, Err: ErrBreach}
 }
 
 func unable(what string) error {

@@ -69,7 +69,7 @@ type Cache struct {
 	mu       sync.Mutex
 	closed   bool
 	backends []*Backend
-	sources  map[driver.Backend]*source
+	sources  []*source
 
 	flights flights
 }
@@ -116,7 +116,6 @@ func New(o Options) (*Cache, error) {
 	c := &Cache{
 		log: o.Logger, table: table, gate: &gate{table: table}, maxBytes: o.MaxBytes, budget: o.FillBudget, perMin: o.CallsPerMinute,
 		seed: maphash.MakeSeed(), began: time.Now(), tokens: driver.NewSealer(o.TokenKey), boot: newBoot(),
-		sources: map[driver.Backend]*source{},
 	}
 	c.shares = newShares(c.gate, int64(float64(o.MaxBytes)*o.TenantShare))
 	c.ctx, c.cancel = context.WithCancel(context.Background())

@@ -169,10 +169,12 @@ func (b *Backend) ask(ctx context.Context, id config.ID, exact bool) driver.Resu
 	if r, ok := driver.AsRefresher(b.Backend); ok && exact && b.eventual {
 		got, err := r.Refresh(ctx, []config.ID{id})
 		switch {
+		case err != nil && config.CodeOf(err) == config.NotFound:
+			return driver.Result{Err: breach("batch not found")}
 		case err != nil:
 			return driver.Result{Err: err}
 		case len(got) != 1:
-			return driver.Result{Err: config.Errorf(config.Internal, "the backend gave %d results for one value", len(got))}
+			return driver.Result{Err: breach("wrong number of results")}
 		}
 		return got[0]
 	}

@@ -9,30 +9,23 @@ import (
 	"github.com/tagstore/tagstore/core/driver"
 )
 
-const (
-	// patience is how long a read waits for the store when it holds an answer
-	// that may stand in for it.
-	patience = 500 * time.Millisecond
-	// versionWait bounds how long a read waits for a version, where its context
-	// has no deadline.
-	versionWait = 5 * time.Second
-)
+// patience is how long a read waits for the store when it holds an answer that
+// may stand in for it.
+const patience = 500 * time.Millisecond
 
 // Read returns the latest value of id, from memory where that is good enough
 // for the route's policy and for w, else from the store. An absence is an
 // answer and no error. What comes from memory costs no allocation.
 //
 // Where the store is out of reach, what is held stands in for it up to the
-// policy's StaleIfError, marked as it is. With w.MinVersion the store is asked
-// until it has that version or ctx is done; then the error is Unavailable with
-// the version that is there.
+// policy's StaleIfError, marked as it is.
 func (b *Backend) Read(ctx context.Context, id config.ID, w Want) (Answer, error) {
 	if !b.keeps() && w == (Want{}) {
 		return b.through(ctx, id)
 	}
 	s := b.spot(id)
 	held, need := b.lookup(s, id)
-	if held != nil && b.usable(held, need) && w.met(held) {
+	if held != nil && b.usable(held, need) {
 		now := b.cache.since()
 		if age := held.age(now); age < b.limit(held, w) {
 			b.counts.hit(age)
@@ -73,8 +66,6 @@ func (b *Backend) through(ctx context.Context, id config.ID) (Answer, error) {
 func (b *Backend) usable(r *Record, need uint64) bool {
 	return r.born >= need && (r.exact || need <= b.cache.clock.settled.Load())
 }
-
-func (w Want) met(r *Record) bool { return w.MinVersion == 0 || r.entry.Version >= w.MinVersion }
 
 // limit is the age up to which a valid record answers.
 func (b *Backend) limit(r *Record, w Want) time.Duration {
@@ -139,9 +130,6 @@ func (b *Backend) miss(ctx context.Context, id config.ID, s spot, held *Record, 
 		waiting, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
-	if w.MinVersion > 0 {
-		return b.await(ctx, id, s, w)
-	}
 	r, err := b.fetch(waiting, id, s, b.demand(s, w))
 	if err == nil {
 		b.counts.served(0)
@@ -171,7 +159,7 @@ func (b *Backend) fetched(r *Record, began time.Duration) Answer {
 // standIn is an old answer for a store that can not be asked. What was known to
 // be outdated is stale, however young.
 func (b *Backend) standIn(held *Record, s spot, w Want) (Answer, bool) {
-	if held == nil || b.policy.StaleIfError <= 0 || !w.met(held) {
+	if held == nil || b.policy.StaleIfError <= 0 {
 		return Answer{}, false
 	}
 	age := held.age(b.cache.since())
@@ -188,41 +176,6 @@ func (b *Backend) standIn(held *Record, s spot, w Want) (Answer, bool) {
 	return held.answer(config.SourceCache, age, config.StateStale), true
 }
 
-// await reads until the store has the version that is asked for.
-func (b *Backend) await(ctx context.Context, id config.ID, s spot, w Want) (Answer, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, versionWait)
-		defer cancel()
-	}
-	d := b.demand(s, w)
-	var here uint64
-	for pause := newPause(); ; {
-		began := b.cache.since()
-		r, err := b.fetch(ctx, id, s, d)
-		switch {
-		case err != nil && here == 0:
-			return Answer{}, err
-		case err == nil && (w.met(r) || r.absent && d.exact):
-			return b.fetched(r, began), nil
-		case err == nil:
-			here = r.entry.Version
-		}
-		// Whatever is under way may have begun too early to see it.
-		d = b.demand(s, Want{Bounded: true})
-		if !pause.wait(ctx) {
-			return Answer{}, tooOld(here, w.MinVersion)
-		}
-	}
-}
-
-func tooOld(here, wanted uint64) error {
-	e := config.Errorf(config.Unavailable, "version %d is not here yet, version %d is", wanted, here).
-		WithHint("retry, or ask the replica that acknowledged it")
-	e.Version = here
-	return e
-}
-
 // ReadMany is Read for each of several, in order. What is not in memory costs
 // one call of the store, or one for each if it can not be asked for several.
 func (b *Backend) ReadMany(ctx context.Context, ids []config.ID, w Want) []Result {
@@ -231,14 +184,14 @@ func (b *Backend) ReadMany(ctx context.Context, ids []config.ID, w Want) []Resul
 	for i, id := range ids {
 		s := b.spot(id)
 		held, need := b.lookup(s, id)
-		if held != nil && b.usable(held, need) && w.met(held) {
+		if held != nil && b.usable(held, need) {
 			if age := held.age(b.cache.since()); age < b.limit(held, w) {
 				b.counts.hit(age)
 				out[i].Answer = held.answer(config.SourceCache, age, config.StateFresh)
 				continue
 			}
 		}
-		if w.MinVersion == 0 && b.demand(s, w).exact {
+		if b.demand(s, w).exact {
 			exact = append(exact, i)
 		} else {
 			missing = append(missing, i)
@@ -257,7 +210,7 @@ func (b *Backend) readChunk(ctx context.Context, ids []config.ID, at []int, w Wa
 	if len(at) == 0 {
 		return
 	}
-	if len(at) == 1 || !batches && !refreshes || w.MinVersion > 0 {
+	if len(at) == 1 || !batches && !refreshes {
 		b.readEach(ctx, ids, at, w, out)
 		return
 	}
@@ -296,8 +249,11 @@ func (b *Backend) readChunk(ctx context.Context, ids []config.ID, at []int, w Wa
 	} else {
 		got, err = batcher.BatchGet(ctx, asked)
 	}
-	if err == nil && len(got) != len(asked) {
-		err = config.Errorf(config.Internal, "the backend gave %d results for %d values", len(got), len(asked))
+	switch {
+	case err == nil && len(got) != len(asked):
+		err = breach("wrong number of results")
+	case err != nil && config.CodeOf(err) == config.NotFound:
+		err = breach("batch not found")
 	}
 	b.reported(asked[0], err)
 	if err != nil {

@@ -26,65 +26,77 @@ func each(at []int, n int, do func(int)) {
 // Renew reads id from the source of truth, by a call that begins after this
 // one, puts the answer in place of what is held, and tells the watchers. On an
 // error nothing has changed: what is held goes on being served.
-//
-// With minVersion, an answer that is older is asked for again until ctx is
-// done; then the error is Unavailable and names the version that is there,
-// which is in place.
-func (b *Backend) Renew(ctx context.Context, id config.ID, minVersion uint64) (Answer, error) {
-	s := b.spot(id)
-	for pause := newPause(); ; {
-		began := b.cache.since()
-		r, err := b.fetch(ctx, id, s, demand{after: began, exact: true, apply: true})
-		if err != nil {
-			return Answer{}, err
-		}
-		if r.absent || r.entry.Version >= minVersion {
-			return b.fetched(r, began), nil
-		}
-		if !pause.wait(ctx) {
-			return Answer{}, tooOld(r.entry.Version, minVersion)
-		}
+func (b *Backend) Renew(ctx context.Context, id config.ID) (Answer, error) {
+	began := b.cache.since()
+	r, err := b.fetch(ctx, id, b.spot(id), demand{after: began, exact: true, apply: true})
+	if err != nil {
+		return Answer{}, err
 	}
+	return b.fetched(r, began), nil
 }
 
 // maxRenewed is how many values one RenewAll puts in place. Behind it, what is
 // held is only given up.
 const maxRenewed = 10_000
 
-// RenewAll does the same for everything below a prefix in one scope: it lists
-// what there is, then gives up whatever the tenant has in memory and puts what
-// was listed in its place. It returns how many values there are.
-func (b *Backend) RenewAll(ctx context.Context, t config.Tenant, s config.Service, prefix string) (values int, err error) {
+// Below is what RenewAll is about: the keys of one scope that start with a
+// prefix, and that Owns says are the route's.
+type Below struct {
+	Tenant  config.Tenant
+	Service config.Service
+	// AllServices is about every service of the tenant as well. They are not
+	// listed, only given up.
+	AllServices bool
+	Prefix      string
+	Owns        func(config.Key) bool
+}
+
+// RenewAll is Renew for many: it lists what there is in the scope, then gives up
+// whatever this route holds of the tenant and puts what was listed in its place.
+// It returns how many values were listed.
+func (b *Backend) RenewAll(ctx context.Context, below Below) (values int, err error) {
 	born, began := b.cache.clock.now(), b.cache.since()
 	var listed []*Record
 	for token := ""; ; {
-		page, err := b.Backend.List(ctx, driver.ListRequest{Tenant: t, Service: s, KeyPrefix: prefix, PageSize: driver.MaxPageSize, PageToken: token})
+		page, err := b.Backend.List(ctx, driver.ListRequest{
+			Tenant: below.Tenant, Service: below.Service, KeyPrefix: below.Prefix, PageSize: driver.MaxPageSize, PageToken: token,
+		})
 		b.reported(config.ID{}, err)
 		if err != nil {
 			return 0, err
 		}
-		values += len(page.Entries)
 		for _, e := range page.Entries {
-			if len(listed) < maxRenewed && e.ID.Tenant == t && e.ID.Service == s && !e.Deleted {
+			switch {
+			case e.ID.Tenant != below.Tenant:
+				return 0, breach("foreign tenant")
+			case e.ID.Service != below.Service:
+				return 0, breach("foreign service")
+			case e.Deleted:
+				return 0, breach("deleted value")
+			case !below.Owns(e.ID.Key):
+				continue // another route's
+			}
+			if values++; values <= maxRenewed {
 				listed = append(listed, b.record(e, false, born, began, true)) // List is never eventual: C30
 			}
 		}
-		if page.NextPageToken == "" || page.NextPageToken == token {
+		if page.NextPageToken == "" {
 			break
+		}
+		if page.NextPageToken == token {
+			return 0, breach("bad page token")
 		}
 		token = page.NextPageToken
 	}
-	tenant := b.spot(config.ID{Tenant: t}).tenant
-	at, clean := b.cache.clock.invalidateTenant(tenant, born)
+	at, clean := b.cache.clock.invalidateTenant(b.spot(config.ID{Tenant: below.Tenant}).tenant, born)
 	for _, r := range listed {
-		spot := b.spot(r.entry.ID)
 		// Nothing may have been invalidated since the list began, or what was
 		// listed may be the older of the two.
-		if clean && b.cache.clock.untouched(spot, born, at) {
+		if s := b.spot(r.entry.ID); clean && b.cache.clock.untouched(s, born, at) {
 			r.born = at
-			b.keep(spot, r)
+			b.keep(s, r)
 		}
 	}
-	b.views.renew(ctx, t, s, prefix)
+	b.views.renew(ctx, below)
 	return values, nil
 }

@@ -251,14 +251,14 @@ func (vs *views) all() []*view {
 	return out
 }
 
-// renew has every view below a scope and prefix compared with the store before
-// it returns. The zero service with an empty prefix is all of the tenant.
-func (vs *views) renew(ctx context.Context, t config.Tenant, s config.Service, prefix string) {
+// renew has every view of what was renewed compared with the store before it
+// returns.
+func (vs *views) renew(ctx context.Context, below Below) {
 	for _, v := range vs.all() {
-		if v.scope.tenant != t || prefix != "" && v.scope.service != s {
+		if v.scope.tenant != below.Tenant || v.scope.service != below.Service && !below.AllServices {
 			continue
 		}
-		if strings.HasPrefix(v.prefix, prefix) || strings.HasPrefix(prefix, v.prefix) {
+		if strings.HasPrefix(v.prefix, below.Prefix) || strings.HasPrefix(below.Prefix, v.prefix) {
 			_, _ = v.walk(ctx, vs.b.cache.since()) // else it stays dirty and is tried again
 		}
 	}
@@ -327,7 +327,7 @@ func (v *view) run(l *listing) {
 	}
 	for _, k := range differs.gone {
 		// A list may be older than what it is compared with; this is not.
-		if _, err := v.b.Renew(ctx, config.ID{Tenant: v.scope.tenant, Service: v.scope.service, Key: k}, 0); err != nil {
+		if _, err := v.b.Renew(ctx, config.ID{Tenant: v.scope.tenant, Service: v.scope.service, Key: k}); err != nil {
 			v.mu.Lock()
 			v.dirty = true
 			v.mu.Unlock()

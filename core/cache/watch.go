@@ -222,7 +222,7 @@ func (w *watching) follow(ctx context.Context, at uint64) error {
 func (w *watching) tell(ctx context.Context, e *event, number uint64) error {
 	k := e.entry.ID.Key
 	if e.bare {
-		a, err := w.view.b.Read(ctx, e.entry.ID, Want{MinVersion: e.entry.Version})
+		a, err := w.view.b.Read(ctx, e.entry.ID, Want{Bounded: true})
 		switch {
 		case err != nil:
 			return err

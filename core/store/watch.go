@@ -370,7 +370,7 @@ func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	case at < layer:
 		return nil // hidden
 	}
-	return w.put(now)
+	return w.put(now.entry)
 }
 
 // sync emits one sync event when the last layer has had its own.

@@ -396,6 +396,7 @@ func (b *Backend) apply(r *Record) (clean bool) {
 	r.born, clean = b.cache.clock.invalidate(s, born)
 	if clean {
 		b.keep(s, r)
+		b.cache.gate.settle() // else the next read misses it
 	}
 	b.views.changed(r, clean)
 	return clean

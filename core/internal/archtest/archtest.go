@@ -48,6 +48,7 @@ var core = map[string][]string{
 	"auth":           {"config", "internal/strictjson"},
 	"auth/devissuer": {"auth", "config"},
 	"client":         {"config", "errgrpc", "gen/tagstore/v1"},
+	"fanout":         {"client", "config"},
 
 	"gen/tagstore/v1":                  {},
 	"internal/gen/tagstore/backend/v1": {"internal/gen/tagstore/error/v1"},

@@ -35,7 +35,8 @@ var core = map[string][]string{
 	"keypath":    {"config"},
 	"manifest":   {"config", "internal/nearest"},
 	"router":     {"config", "driver", "manifest"},
-	"store":      {"config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
+	"cache":      {"config", "driver"},
+	"store":      {"cache", "config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
 
 	"errgrpc":       {"config", "internal/gen/tagstore/error/v1"},
 	"internal/wire": {"config", "driver", "errgrpc", "internal/gen/tagstore/backend/v1", "internal/gen/tagstore/error/v1"},

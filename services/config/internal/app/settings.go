@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
@@ -16,6 +17,9 @@ import (
 	"github.com/tagstore/tagstore/core/settings"
 	"github.com/tagstore/tagstore/services/config/internal/server"
 )
+
+// maxRefreshes is far beyond what a replica can do, and far below an overflow.
+const maxRefreshes = 1_000_000
 
 // Prefix is what the names of all settings start with.
 const Prefix = "TAGSTORE_"
@@ -50,6 +54,7 @@ type Settings struct {
 
 	WatchesPerTenant     int           `env:"WATCHES_PER_TENANT" default:"100" doc:"Watch streams that one tenant may hold at once"`
 	StreamsPerConnection int           `env:"STREAMS_PER_CONNECTION" default:"200" doc:"streams of any kind that one connection may hold at once"`
+	RefreshesPerTenant   int           `env:"REFRESHES_PER_TENANT" default:"50" doc:"refreshed targets a second that name one tenant; twice as many, or 100, at once"`
 	WatchHeartbeat       time.Duration `env:"WATCH_HEARTBEAT" default:"5s" doc:"longest silence of a Watch stream, at most 5s"`
 	WatchSendTimeout     time.Duration `env:"WATCH_SEND_TIMEOUT" default:"10s" doc:"how long a Watch stream waits for a client that does not read"`
 
@@ -78,6 +83,7 @@ func Usage() string { return settings.UsageFor(Prefix, &Settings{}) }
 func (s Settings) limits() (server.Limits, error) {
 	l := server.DefaultLimits()
 	l.WatchesPerTenant, l.StreamsPerConnection = s.WatchesPerTenant, s.StreamsPerConnection
+	l.RefreshesPerTenant, l.RefreshBurst = s.RefreshesPerTenant, max(l.RefreshBurst, 2*s.RefreshesPerTenant)
 	l.Heartbeat, l.SendTimeout = s.WatchHeartbeat, s.WatchSendTimeout
 	var problems []error
 	if s.WatchesPerTenant < 1 {
@@ -85,6 +91,9 @@ func (s Settings) limits() (server.Limits, error) {
 	}
 	if s.StreamsPerConnection < 1 || uint32(s.StreamsPerConnection) > l.MaxStreams {
 		problems = append(problems, wrong("STREAMS_PER_CONNECTION", "is not between 1 and 250"))
+	}
+	if s.RefreshesPerTenant < 1 || s.RefreshesPerTenant > maxRefreshes {
+		problems = append(problems, wrong("REFRESHES_PER_TENANT", fmt.Sprintf("is not between 1 and %d", maxRefreshes)))
 	}
 	if s.WatchHeartbeat <= 0 || s.WatchHeartbeat > 5*time.Second {
 		problems = append(problems, wrong("WATCH_HEARTBEAT", "is not above 0s and at most 5s"))

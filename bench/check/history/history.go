@@ -120,7 +120,7 @@ const (
 	Resumed
 	// Value carries a version that is there.
 	Value
-	// Gone carries a tombstone.
+	// Gone carries a tombstone, whose version may not be known: 0.
 	Gone
 	// Synced ends the present state.
 	Synced
@@ -133,6 +133,11 @@ const (
 	// everything had settled.
 	Ended
 )
+
+// String returns the kind's name.
+func (k EventKind) String() string {
+	return [...]string{"unknown", "opened", "resumed", "value", "gone", "synced", "gap", "down", "up", "ended"}[k]
+}
 
 // Event is one event of a watch, in the order in which its client got them.
 type Event struct {

@@ -115,6 +115,26 @@ func (j *judge) breach(r Rule, format string, args ...any) {
 	}
 }
 
+// trail is how many operations on the same ID a Verdict shows before the first
+// breach of C1.
+const trail = 8
+
+// recount says what happened to an ID before a time, to find out why.
+func (j *judge) recount(id int32, before int64) {
+	var last []string
+	for i := range j.h.Ops {
+		if op := &j.h.Ops[i]; op.ID == id && op.Kind != history.Get && op.Call < before {
+			last = append(last, fmt.Sprintf("    %s; acknowledged by %03b", j.say(op), op.Acked))
+		}
+	}
+	j.v.Examples = append(j.v.Examples, last[max(0, len(last)-trail):]...)
+	for _, w := range j.h.Windows {
+		if w.Start < before {
+			j.v.Examples = append(j.v.Examples, fmt.Sprintf("    %s from %v to %v", w.Name, time.Duration(w.Start), time.Duration(w.End)))
+		}
+	}
+}
+
 // name says which ID in words.
 func (j *judge) name(i int32) string {
 	if i < 0 {
@@ -141,7 +161,7 @@ func (j *judge) op(op *history.Op) {
 		j.get(op, l)
 	case op.Kind == history.Refresh:
 		j.v.Refreshes++
-		if floor := l.floors[op.Replica].before(op.Call); l.acked(op) < floor {
+		if floor := l.floors[op.Replica].before(op.Call); l.shown(op) < floor {
 			j.breach(C1, "%s, but it had acknowledged version %d before", j.say(op), floor)
 		}
 		if written := l.done.before(op.Call); !j.during(op.Call, op.Return, lies, 0) && l.shown(op) < written {
@@ -182,6 +202,9 @@ func (j *judge) get(op *history.Op, l *lines) {
 	}
 	if floor := l.floors[op.Replica].before(op.Call); version < floor {
 		j.breach(C1, "%s, but it had acknowledged version %d before", j.say(op), floor)
+		if j.v.Breaches[C1] == 1 {
+			j.recount(op.ID, op.Return)
+		}
 	}
 	if j.h.MaxStaleness > 0 {
 		since := op.Call - int64(j.h.MaxStaleness+j.h.Settling)

@@ -181,6 +181,27 @@ func TestJudge(t *testing.T) {
 				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), value(11, limit, 2), gone(13, limit, 3), event(20, history.Ended),
 			},
 		}},
+		{name: "a deletion without a version is one behind what was seen", h: history.History{
+			Streams: ofAcme,
+			Ops:     []history.Op{put(1, 2, 1), op(history.ExternalDelete, 10, 11, 2), put(12, 13, 3), op(history.Delete, 14, 15, 4)},
+			Events: []history.Event{
+				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), gone(15, limit, 0), value(16, limit, 3), gone(17, limit, 0), event(20, history.Ended),
+			},
+		}},
+		{name: "a second deletion shows nothing new", h: history.History{
+			Streams: ofAcme,
+			Ops:     []history.Op{put(1, 2, 1), op(history.ExternalDelete, 10, 11, 2), external(12, 13, 3), op(history.ExternalDelete, 14, 15, 4)},
+			Events: []history.Event{
+				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), gone(11, limit, 0), event(20, history.Ended),
+			},
+		}},
+		{name: "a deletion that nobody made", broken: []judge.Rule{judge.C5}, h: history.History{
+			Streams: ofAcme,
+			Ops:     []history.Op{put(1, 2, 1)},
+			Events: []history.Event{
+				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), gone(15, limit, 0), event(20, history.Ended),
+			},
+		}},
 		{name: "a watch repeats itself", broken: []judge.Rule{judge.C5}, h: history.History{
 			Streams: ofAcme,
 			Ops:     []history.Op{put(1, 2, 1)},

@@ -11,8 +11,8 @@ import (
 // step is one operation on the model of one ID at one replica.
 type step struct {
 	place   int // replica and ID
-	raises  bool
 	version uint64
+	floor   uint64 // that an acknowledgement makes sure of
 }
 
 // model is a floor: an acknowledgement raises it, and nothing may be below it.
@@ -39,10 +39,7 @@ var model = porcupine.Model{
 		if s.version < floor {
 			return false, state
 		}
-		if s.raises {
-			return true, s.version
-		}
-		return true, state
+		return true, max(floor, s.floor)
 	},
 }
 
@@ -66,7 +63,7 @@ func (j *judge) porcupine(patience time.Duration) {
 		default:
 			for r := range j.h.Replicas {
 				if op.Acked.Has(r) {
-					add(op, r, step{version: l.acked(op), raises: true})
+					add(op, r, step{version: l.shown(op), floor: l.acked(op)})
 				}
 			}
 		}

@@ -82,7 +82,7 @@ func (b *Backend) overheard(e driver.Event) {
 		return
 	}
 	b.cache.clock.invalidate(s, 0)
-	b.cache.floors.raise(e.Entry, e.Kind == driver.EventDelete, b.cache.since())
+	b.cache.floors.raise(e.Entry, e.Kind == driver.EventDelete, b.forgets, b.cache.since())
 }
 
 // resume reads a position: the view that it is of, attached, and the number of

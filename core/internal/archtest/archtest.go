@@ -34,6 +34,7 @@ var core = map[string][]string{
 	"drivertest": {"config", "driver", "memdriver"}, // memdriver is Fuzz's oracle
 	"keypath":    {"config"},
 	"manifest":   {"config", "internal/nearest"},
+	"storemap":   {"config", "keypath", "manifest"},
 	"router":     {"config", "driver", "manifest"},
 	"store":      {"config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
 

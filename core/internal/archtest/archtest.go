@@ -70,6 +70,12 @@ var modules = map[string]struct{ may, mayNot []string }{
 	"services/config": {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
 	"services/order":  {may: []string{"core/auth", "core/client", "core/config", "core/settings", "core/telemetry"}},
 	"cli":             {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
+	// The Lambda reads names and asks replicas; it never sees a value, a plugin
+	// or a store.
+	"refresh-lambda": {may: []string{
+		"core/auth/machinetoken", "core/client", "core/config", "core/fanout", "core/keypath", "core/manifest", "core/settings", "core/storemap",
+		"internal/cloudmap",
+	}},
 }
 
 // inTests is what the tests of a module may import beside that. The emulators
@@ -80,8 +86,9 @@ var inTests = map[string][]string{
 		"core/manifest", "core/router", "core/store", // the manifests of a README are loaded, and served
 		"emulators",
 	},
-	"services/": {"core/", "emulators"},
-	"cli":       {"core/"},
+	"services/":      {"core/", "emulators"},
+	"cli":            {"core/"},
+	"refresh-lambda": {"core/", "emulators"},
 }
 
 // outside says which packages may import a library from elsewhere: the

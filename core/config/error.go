@@ -93,7 +93,8 @@ type Error struct {
 	Code    Code
 	Message string // what is wrong
 	Hint    string // how to mend it, if that is known
-	// Version is the current version of the key, with Conflict.
+	// Version is the current version of the key, with Conflict, and with
+	// Unavailable where a newer one was asked for than is here.
 	Version uint64
 	// RetryAfter is the least time to wait before a retry, 0 if not known.
 	RetryAfter time.Duration

@@ -35,7 +35,7 @@ func TestBatchMixed(t *testing.T) {
 	for _, k := range []string{"two_b", "dead_a", "one_a", "none_a", "one_c", "one_b", "one_a", "two_a", "one_", "dead_b", "two_b"} {
 		keys = append(keys, key(k))
 	}
-	results, err := f.BatchGet(t.Context(), acmeOrders, keys)
+	results, err := f.BatchGet(t.Context(), acmeOrders, keys, store.Want{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestBatchCalls(t *testing.T) {
 	for i := range 60 {
 		keys = append(keys, key(fmt.Sprintf("param_config_%d", i%20)))
 	}
-	if _, err := f.BatchGet(t.Context(), acmeOrders, keys); err != nil {
+	if _, err := f.BatchGet(t.Context(), acmeOrders, keys, store.Want{}); err != nil {
 		t.Fatal(err)
 	}
 	if calls.Load() != 3 || ids.Load() != 60 {
@@ -91,7 +91,7 @@ func TestBatchSize(t *testing.T) {
 		for i := range keys {
 			keys[i] = key("param_config_" + strconv.Itoa(i))
 		}
-		results, err := f.BatchGet(t.Context(), acme, keys)
+		results, err := f.BatchGet(t.Context(), acme, keys, store.Want{})
 		if ok && (err != nil || len(results) != n) {
 			t.Errorf("%d keys: %d results, %v", n, len(results), err)
 		}
@@ -124,7 +124,7 @@ func TestBatchBytes(t *testing.T) {
 			for what, keys := range map[string][]config.Key{"distinct": distinct, "repeated": repeated} {
 				seen := 0
 				for rounds := 0; len(keys) > 0; rounds++ {
-					results, err := f.BatchGet(t.Context(), acme, keys)
+					results, err := f.BatchGet(t.Context(), acme, keys, store.Want{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -159,7 +159,7 @@ func TestBatchCancelled(t *testing.T) {
 	f := on(t, memdriver.New())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	results, err := f.BatchGet(ctx, acme, []config.Key{key("param_config_a"), key("param_config_b")})
+	results, err := f.BatchGet(ctx, acme, []config.Key{key("param_config_a"), key("param_config_b")}, store.Want{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestBatchStopsReading(t *testing.T) {
 		keys[i] = key("p_" + strconv.Itoa(i))
 		f.put(t, acme, keys[i].String(), strconv.Quote(strings.Repeat("x", 1<<10)))
 	}
-	if _, err := f.BatchGet(t.Context(), acme, keys); err != nil {
+	if _, err := f.BatchGet(t.Context(), acme, keys, store.Want{}); err != nil {
 		t.Fatal(err)
 	}
 	if read > 64 {

@@ -80,11 +80,11 @@ func TestFreshnessOfEventualReads(t *testing.T) {
 		f := on(t, &qualified{Backend: memdriver.New(), caveats: c.caveats, source: c.source})
 		f.put(t, acme, "param_config_a", `1`)
 		k := key("param_config_a")
-		got, err := f.Get(t.Context(), acme, k)
+		got, err := f.Get(t.Context(), acme, k, store.Want{})
 		if err != nil || got.Freshness != c.want {
 			t.Errorf("%v %v: Get is %+v, %v, want %+v", c.caveats.Names(), c.source, got.Freshness, err, c.want)
 		}
-		batch, err := f.BatchGet(t.Context(), acme, []config.Key{k})
+		batch, err := f.BatchGet(t.Context(), acme, []config.Key{k}, store.Want{})
 		if err != nil || batch[0].Freshness != c.want {
 			t.Errorf("%v %v: BatchGet is %+v, %v, want %+v", c.caveats.Names(), c.source, batch[0].Freshness, err, c.want)
 		}

@@ -95,7 +95,7 @@ func TestLayers(t *testing.T) {
 						if w := reader.want(c); w != "" {
 							want[c.key()] = w
 						}
-						a, err := f.Get(t.Context(), reader.scope, key(c.key()))
+						a, err := f.Get(t.Context(), reader.scope, key(c.key()), store.Want{})
 						if err == nil {
 							viaGet[c.key()] = string(a.Entry.Value)
 							if a.Freshness != (config.Freshness{Source: config.SourceStore, State: config.StateFresh}) {
@@ -105,7 +105,7 @@ func TestLayers(t *testing.T) {
 							wantCode(t, err, config.NotFound)
 						}
 					}
-					results, err := f.BatchGet(t.Context(), reader.scope, keys)
+					results, err := f.BatchGet(t.Context(), reader.scope, keys, store.Want{})
 					if err != nil {
 						t.Fatal(err)
 					}
@@ -145,7 +145,7 @@ func TestNoFallbackPastAnError(t *testing.T) {
 		}
 		return nil
 	}
-	_, err := f.Get(t.Context(), acmeOrders, key("param_config_a"))
+	_, err := f.Get(t.Context(), acmeOrders, key("param_config_a"), store.Want{})
 	wantCode(t, err, config.Unavailable)
 }
 
@@ -196,7 +196,7 @@ func TestOneLayer(t *testing.T) {
 			t.Errorf("%s was written into the shared layer: %v", c.key, got)
 		}
 	}
-	if _, err := f.Get(t.Context(), acme, key("service_x")); !errors.Is(err, config.InvalidArgument) {
+	if _, err := f.Get(t.Context(), acme, key("service_x"), store.Want{}); !errors.Is(err, config.InvalidArgument) {
 		t.Errorf("a read that no layer takes part in: %v", err)
 	}
 }
@@ -209,9 +209,9 @@ func TestScopes(t *testing.T) {
 	for name, sc := range map[string]store.Scope{"none": {}, "shared": {Tenant: config.Shared()}} {
 		k := key("param_config_a")
 		calls := map[string]error{}
-		_, calls["Get"] = f.Get(t.Context(), sc, k)
+		_, calls["Get"] = f.Get(t.Context(), sc, k, store.Want{})
 		_, calls["GetVersion"] = f.GetVersion(t.Context(), sc, k, 1)
-		_, calls["BatchGet"] = f.BatchGet(t.Context(), sc, []config.Key{k})
+		_, calls["BatchGet"] = f.BatchGet(t.Context(), sc, []config.Key{k}, store.Want{})
 		_, calls["List"] = f.List(t.Context(), store.ListRequest{Scope: sc, KeyPrefix: "param_config_"})
 		_, calls["Put"] = f.Put(t.Context(), store.PutRequest{Scope: sc, Key: k, Value: []byte(`1`)})
 		_, calls["Delete"] = f.Delete(t.Context(), store.DeleteRequest{Scope: sc, Key: k})
@@ -251,10 +251,10 @@ func TestNotFoundIsOneText(t *testing.T) {
 		},
 	}
 	calls := map[string]func(*fixture) error{
-		"Get":        func(s *fixture) error { _, err := s.Get(t.Context(), acme, key(k)); return err },
+		"Get":        func(s *fixture) error { _, err := s.Get(t.Context(), acme, key(k), store.Want{}); return err },
 		"GetVersion": func(s *fixture) error { _, err := s.GetVersion(t.Context(), acme, key(k), 2); return err },
 		"BatchGet": func(s *fixture) error {
-			r, err := s.BatchGet(t.Context(), acme, []config.Key{key(k)})
+			r, err := s.BatchGet(t.Context(), acme, []config.Key{key(k)}, store.Want{})
 			if err != nil {
 				return err
 			}
@@ -329,7 +329,7 @@ func TestBackendErrors(t *testing.T) {
 	} {
 		b := &spy{Backend: memdriver.New(), onGet: func(context.Context, config.ID, uint64) error { return c.err }}
 		f := on(t, b)
-		_, err := f.Get(t.Context(), acme, key("param_config_a"))
+		_, err := f.Get(t.Context(), acme, key("param_config_a"), store.Want{})
 		e := errorOf(t, err, c.want)
 		if got := strings.Contains(e.Error(), canary); got != c.told {
 			t.Errorf("%v became %q", c.err, e)
@@ -344,7 +344,7 @@ func TestHostileErrorTextIsBounded(t *testing.T) {
 	b := &spy{Backend: memdriver.New(), onGet: func(context.Context, config.ID, uint64) error {
 		return config.Errorf(config.InvalidArgument, "%s", "a\n\x1b[31m\xff"+strings.Repeat("x", 1<<20))
 	}}
-	_, err := on(t, b).Get(t.Context(), acme, key("param_config_a"))
+	_, err := on(t, b).Get(t.Context(), acme, key("param_config_a"), store.Want{})
 	e := errorOf(t, err, config.InvalidArgument)
 	if len(e.Message) > 600 || strings.ContainsAny(e.Message, "\n\x1b") || !utf8.ValidString(e.Message) {
 		t.Errorf("the message has %d bytes and begins %q", len(e.Message), e.Message[:10])
@@ -369,7 +369,7 @@ func TestGetVersion(t *testing.T) {
 
 func TestUnknownPrefix(t *testing.T) {
 	f := on(t, memdriver.New())
-	_, err := f.Get(t.Context(), acme, key("unknown_a"))
+	_, err := f.Get(t.Context(), acme, key("unknown_a"), store.Want{})
 	if e := errorOf(t, err, config.InvalidArgument); !strings.Contains(e.Error(), "param_config_") {
 		t.Errorf("%v does not name the prefixes", e)
 	}
@@ -382,13 +382,13 @@ func TestMetrics(t *testing.T) {
 	b := &spy{Backend: memdriver.New()}
 	f := newStore(t, store.Options{MeterProvider: provider}, router.Route{Prefix: "param_config_", BackendName: "params", Backend: b})
 	f.put(t, acme, "param_config_a", `1`)
-	if _, err := f.Get(t.Context(), acme, key("param_config_a")); err != nil {
+	if _, err := f.Get(t.Context(), acme, key("param_config_a"), store.Want{}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := f.Get(t.Context(), acme, key("param_config_none"))
+	_, err := f.Get(t.Context(), acme, key("param_config_none"), store.Want{})
 	wantCode(t, err, config.NotFound)
 	b.get = func(_ config.ID, e config.Entry) config.Entry { e.ID.Tenant = globex.Tenant; return e }
-	_, err = f.Get(t.Context(), acme, key("param_config_a"))
+	_, err = f.Get(t.Context(), acme, key("param_config_a"), store.Want{})
 	wantCode(t, err, config.Internal)
 
 	var all metricdata.ResourceMetrics

@@ -55,10 +55,10 @@ func inPage(i int, change func(config.Entry) config.Entry) func(driver.Page) dri
 // A backend that lies gets an alarm, and its caller an error without any of it.
 func TestLyingBackends(t *testing.T) {
 	k := key("param_config_a")
-	get := func(f *fixture) error { _, err := f.Get(t.Context(), acme, k); return err }
+	get := func(f *fixture) error { _, err := f.Get(t.Context(), acme, k, store.Want{}); return err }
 	version := func(f *fixture) error { _, err := f.GetVersion(t.Context(), acme, k, 1); return err }
 	batch := func(f *fixture) error {
-		r, err := f.BatchGet(t.Context(), acme, []config.Key{k})
+		r, err := f.BatchGet(t.Context(), acme, []config.Key{k}, store.Want{})
 		if err != nil {
 			return err
 		}
@@ -99,7 +99,7 @@ func TestLyingBackends(t *testing.T) {
 			if strings.Contains(string(e.Entry.Value), canary) || e.Entry.ID.Tenant == globex.Tenant {
 				t.Errorf("the watch emitted %v", e)
 			}
-			if e.Kind == driver.EventSync {
+			if e.Kind == store.EventSync {
 				return errDone
 			}
 			return nil

@@ -22,10 +22,58 @@ type WatchRequest struct {
 	ResumeToken string
 }
 
+// EventKind says what an Event is.
+type EventKind int
+
+// The kinds of event.
+const (
+	// EventPut carries a live entry with its value.
+	EventPut EventKind = iota + 1
+	// EventDelete carries a tombstone.
+	EventDelete
+	// EventSync says that everything that was there when Watch began (or since
+	// the resume point) has been emitted.
+	EventSync
+	// EventProgress says only that everything up to its token has been emitted.
+	EventProgress
+	// EventGap says that what happened since the event before it is not known in
+	// full. All values follow as at the beginning, then an EventSync: a key that
+	// is not among them is gone.
+	EventGap
+	// EventSourceDown says that the store is out of reach and changes may be
+	// late. What was emitted stays the last that is known.
+	EventSourceDown
+	// EventSourceUp says that the store is back. What was missed has been
+	// emitted, or is about to be behind an EventGap.
+	EventSourceUp
+)
+
+// String returns the kind's name as it stands in logs.
+func (k EventKind) String() string {
+	switch k {
+	case EventPut:
+		return "put"
+	case EventDelete:
+		return "delete"
+	case EventSync:
+		return "sync"
+	case EventProgress:
+		return "progress"
+	case EventGap:
+		return "gap"
+	case EventSourceDown:
+		return "source down"
+	case EventSourceUp:
+		return "source up"
+	default:
+		return "unknown"
+	}
+}
+
 // Event is one message of a Watch.
 type Event struct {
-	Kind  driver.EventKind
-	Entry config.Entry // zero for EventSync and EventProgress
+	Kind  EventKind
+	Entry config.Entry // zero unless Kind is EventPut or EventDelete
 	// ResumeToken makes another Watch go on behind this event.
 	ResumeToken string
 }
@@ -263,7 +311,7 @@ func (w *watch) snapshot(ctx context.Context) error {
 	if len(w.places) > 1 {
 		w.at.stage = stageRead
 	}
-	return w.send(driver.EventSync, config.Entry{})
+	return w.send(EventSync, config.Entry{})
 }
 
 // rest goes on with a snapshot that was cut off: the keys behind the mark are
@@ -298,7 +346,7 @@ func (w *watch) rest(ctx context.Context) error {
 func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	switch e.Kind {
 	case driver.EventProgress:
-		return w.send(driver.EventProgress, config.Entry{})
+		return w.send(EventProgress, config.Entry{})
 	case driver.EventSync:
 		return w.sync(layer)
 	}
@@ -307,9 +355,9 @@ func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	}
 	if w.at.stage == stageDirect {
 		if e.Kind == driver.EventDelete {
-			return w.send(driver.EventDelete, e.Entry)
+			return w.send(EventDelete, e.Entry)
 		}
-		return w.send(driver.EventPut, filled(e.Entry))
+		return w.send(EventPut, filled(e.Entry))
 	}
 	now, at, err := w.effective(ctx, e.Entry.ID.Key, w.places)
 	switch {
@@ -322,7 +370,7 @@ func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	case at < layer:
 		return nil // hidden
 	}
-	return w.put(now)
+	return w.put(now.entry)
 }
 
 // sync emits one sync event when the last layer has had its own.
@@ -336,7 +384,7 @@ func (w *watch) sync(layer int) error {
 			return nil
 		}
 	}
-	return w.send(driver.EventSync, config.Entry{})
+	return w.send(EventSync, config.Entry{})
 }
 
 // put emits a value unless it is what was emitted last for its key, or the
@@ -345,7 +393,7 @@ func (w *watch) put(e config.Entry) error {
 	if !w.table.Owns(w.route, e.ID.Key) || w.repeats(e) {
 		return nil
 	}
-	return w.send(driver.EventPut, e)
+	return w.send(EventPut, e)
 }
 
 // delete emits a tombstone unless the key was emitted as deleted last.
@@ -353,7 +401,7 @@ func (w *watch) delete(e config.Entry) error {
 	if w.repeats(e) {
 		return nil
 	}
-	return w.send(driver.EventDelete, e)
+	return w.send(EventDelete, e)
 }
 
 // repeats remembers e and reports whether it says what was emitted last for
@@ -369,6 +417,6 @@ func (w *watch) repeats(e config.Entry) bool {
 		was.ID == e.ID && was.Version == e.Version && was.Revision == e.Revision && was.Deleted == e.Deleted)
 }
 
-func (w *watch) send(kind driver.EventKind, e config.Entry) error {
+func (w *watch) send(kind EventKind, e config.Entry) error {
 	return w.emit(Event{Kind: kind, Entry: e, ResumeToken: w.store.tokens.Seal(w.at.String(), w.seal("watch")...)})
 }

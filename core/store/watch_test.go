@@ -88,9 +88,9 @@ func (w *watching) close() {
 // show writes an event as "put a=value".
 func show(e store.Event) string {
 	switch e.Kind {
-	case driver.EventPut:
+	case store.EventPut:
 		return "put " + e.Entry.ID.Key.String() + "=" + string(e.Entry.Value)
-	case driver.EventDelete:
+	case store.EventDelete:
 		return "delete " + e.Entry.ID.Key.String()
 	default:
 		return e.Kind.String()
@@ -172,7 +172,7 @@ func TestWatchOneLayer(t *testing.T) {
 	r := store.WatchRequest{Scope: acme, KeyPrefix: "p_"}
 	w := watch(t.Context(), t, f.Store, r)
 	first := w.next()
-	if first.Kind != driver.EventSync {
+	if first.Kind != store.EventSync {
 		t.Fatalf("the first event is %s", show(first))
 	}
 	var want []string
@@ -211,7 +211,7 @@ type replica struct {
 }
 
 func (r *replica) apply(t *rapid.T, e store.Event) {
-	if e.Kind != driver.EventPut && e.Kind != driver.EventDelete {
+	if e.Kind != store.EventPut && e.Kind != store.EventDelete {
 		return
 	}
 	id := e.Entry.ID
@@ -222,7 +222,7 @@ func (r *replica) apply(t *rapid.T, e store.Event) {
 		t.Fatalf("%s goes back from version %d to %d", id.Key, r.newest[id], e.Entry.Version)
 	}
 	r.newest[id] = e.Entry.Version
-	if e.Kind == driver.EventPut {
+	if e.Kind == store.EventPut {
 		r.values[id.Key.String()] = string(e.Entry.Value)
 	} else {
 		delete(r.values, id.Key.String())
@@ -279,7 +279,7 @@ func TestWatchConverges(t *testing.T) {
 				e := w.next()
 				client.apply(t, e)
 				r.ResumeToken = e.ResumeToken
-				synced = e.Kind == driver.EventSync
+				synced = e.Kind == store.EventSync
 				change("meanwhile", 2)
 			}
 			w.close()
@@ -296,7 +296,7 @@ func TestWatchConverges(t *testing.T) {
 			select {
 			case e := <-w.events:
 				client.apply(t, e)
-				synced = synced || e.Kind == driver.EventSync
+				synced = synced || e.Kind == store.EventSync
 			case err := <-w.ended:
 				t.Fatalf("the watch ended: %v", err)
 			case <-time.After(5 * time.Second):
@@ -326,11 +326,11 @@ func TestWatchConcurrentWriters(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch e.Kind {
-			case driver.EventPut:
+			case store.EventPut:
 				values[e.Entry.ID.Key.String()] = string(e.Entry.Value)
-			case driver.EventDelete:
+			case store.EventDelete:
 				delete(values, e.Entry.ID.Key.String())
-			case driver.EventSync:
+			case store.EventSync:
 				close(synced)
 			}
 			return nil
@@ -474,7 +474,7 @@ func TestWatchProgress(t *testing.T) {
 	f.put(t, acme, "p_a", `2`)
 	w.expect("put p_a=2")
 	e := w.next()
-	if e.Kind != driver.EventProgress {
+	if e.Kind != store.EventProgress {
 		t.Fatalf("the event is %s", show(e))
 	}
 	w.close()

@@ -75,7 +75,7 @@ func TestPutLimits(t *testing.T) {
 			if e := errorOf(t, err, config.InvalidArgument); len(e.Error()) > 512 {
 				t.Errorf("the error has %d bytes", len(e.Error()))
 			}
-			_, err = f.Get(t.Context(), acme, key("param_config_a"))
+			_, err = f.Get(t.Context(), acme, key("param_config_a"), store.Want{})
 			wantCode(t, err, config.NotFound)
 		})
 	}
@@ -104,7 +104,7 @@ func TestPutAccepts(t *testing.T) {
 			if written.Value != nil || written.UpdatedBy != "ann" {
 				t.Errorf("Put returned %+v", written)
 			}
-			a, err := f.Get(t.Context(), acme, key("param_config_a"))
+			a, err := f.Get(t.Context(), acme, key("param_config_a"), store.Want{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +173,7 @@ func TestSchemaGate(t *testing.T) {
 	if !strings.Contains(e.Error(), "must be JSON") {
 		t.Errorf("a value that is not JSON: %v", e)
 	}
-	if a, err := f.Get(t.Context(), acme, key("param_config_a")); err != nil || a.Entry.Version != 1 {
+	if a, err := f.Get(t.Context(), acme, key("param_config_a"), store.Want{}); err != nil || a.Entry.Version != 1 {
 		t.Errorf("the value is at version %d, %v", a.Entry.Version, err)
 	}
 }
@@ -307,7 +307,7 @@ func TestRestore(t *testing.T) {
 	if err != nil || e.Version != 4 || e.UpdatedBy != "bob" || e.Message != "restore of version 2" {
 		t.Fatalf("Restore = %+v, %v", e, err)
 	}
-	if a, err := f.Get(t.Context(), acme, k); err != nil || string(a.Entry.Value) != `2` {
+	if a, err := f.Get(t.Context(), acme, k, store.Want{}); err != nil || string(a.Entry.Value) != `2` {
 		t.Errorf("restored %s, %v", a.Entry.Value, err)
 	}
 }
@@ -341,7 +341,7 @@ func TestRollback(t *testing.T) {
 	if err != nil || e.Version != 251 || e.Message != "rollback to version 1" {
 		t.Fatalf("Rollback = %+v, %v", e, err)
 	}
-	if a, err := f.Get(t.Context(), acme, k); err != nil || string(a.Entry.Value) != `1` {
+	if a, err := f.Get(t.Context(), acme, k, store.Want{}); err != nil || string(a.Entry.Value) != `1` {
 		t.Errorf("rolled back to %s, %v", a.Entry.Value, err)
 	}
 	f.delete(t, acme, "param_config_a")
@@ -492,6 +492,6 @@ func TestCancelledWriteWritesNothing(t *testing.T) {
 	cancel()
 	_, err := f.Put(ctx, store.PutRequest{Scope: acme, Key: key("param_config_a"), Value: []byte(`1`)})
 	wantCode(t, err, config.Canceled)
-	_, err = f.Get(t.Context(), acme, key("param_config_a"))
+	_, err = f.Get(t.Context(), acme, key("param_config_a"), store.Want{})
 	wantCode(t, err, config.NotFound)
 }

@@ -36,7 +36,8 @@ var core = map[string][]string{
 	"manifest":   {"config", "internal/nearest"},
 	"storemap":   {"config", "keypath", "manifest"},
 	"router":     {"config", "driver", "manifest"},
-	"store":      {"config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
+	"cache":      {"config", "driver"},
+	"store":      {"cache", "config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
 
 	"errgrpc":       {"config", "internal/gen/tagstore/error/v1"},
 	"internal/wire": {"config", "driver", "errgrpc", "internal/gen/tagstore/backend/v1", "internal/gen/tagstore/error/v1"},
@@ -49,6 +50,7 @@ var core = map[string][]string{
 	"auth":           {"config", "internal/strictjson"},
 	"auth/devissuer": {"auth", "config"},
 	"client":         {"config", "errgrpc", "gen/tagstore/v1"},
+	"fanout":         {"client", "config"},
 
 	"gen/tagstore/v1":                  {},
 	"internal/gen/tagstore/backend/v1": {"internal/gen/tagstore/error/v1"},

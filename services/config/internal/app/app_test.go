@@ -289,14 +289,19 @@ func TestTraceAndRequestID(t *testing.T) {
 	t.Errorf("no log line has all of it:\n%s", s.out)
 }
 
-func TestCacheSettingsAreWarnedAbout(t *testing.T) {
+// A route's cache settings decide where its answers come from.
+func TestCacheSettings(t *testing.T) {
 	s := deploy(t, manifestText).run(t)
-	for _, r := range s.out.records(t, "the route's cache settings have no effect in this version: every answer comes from the store") {
-		if r["prefix"] == "param_config_" && r["level"] == "WARN" {
-			return
+	ctx, c := s.as(t, tenantA, auth.RoleEditor), s.client(t)
+	for k, want := range map[string]config.Source{"param_config_x": config.SourceCache, "tenant_config_x": config.SourceStore} {
+		if _, err := c.Put(ctx, client.PutRequest{Key: key(t, k), Value: []byte(`"x"`)}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Get(ctx, key(t, k), config.Service{})
+		if err != nil || got.Freshness.Source != want || got.Freshness.State != config.StateFresh {
+			t.Errorf("%s is %+v, %v; want it fresh from the %s", k, got.Freshness, err, want)
 		}
 	}
-	t.Errorf("no warning:\n%s", s.out)
 }
 
 // A drain tells probes first, lets a call in flight finish, ends streams so
@@ -421,8 +426,8 @@ func TestStartFailures(t *testing.T) {
 		"issuer's keys over http":    {[]string{"TAGSTORE_JWKS_URL=http://example.com/jwks.json"}, []string{"JWKS"}},
 		"token use":                  {[]string{"TAGSTORE_JWT_TOKEN_USE=refresh"}, []string{"token use"}},
 		"limits": {
-			[]string{"TAGSTORE_WATCHES_PER_TENANT=0", "TAGSTORE_STREAMS_PER_CONNECTION=251", "TAGSTORE_WATCH_HEARTBEAT=6s", "TAGSTORE_WATCH_SEND_TIMEOUT=0s", "TAGSTORE_PLUGIN_START_TIMEOUT=1ms", "TAGSTORE_DRAIN_DELAY=-1s", "TAGSTORE_DRAIN_TIMEOUT=0s"},
-			[]string{"WATCHES_PER_TENANT", "STREAMS_PER_CONNECTION", "WATCH_HEARTBEAT", "WATCH_SEND_TIMEOUT", "PLUGIN_START_TIMEOUT", "DRAIN_DELAY", "DRAIN_TIMEOUT"},
+			[]string{"TAGSTORE_WATCHES_PER_TENANT=0", "TAGSTORE_STREAMS_PER_CONNECTION=251", "TAGSTORE_REFRESHES_PER_TENANT=0", "TAGSTORE_WATCH_HEARTBEAT=6s", "TAGSTORE_WATCH_SEND_TIMEOUT=0s", "TAGSTORE_PLUGIN_START_TIMEOUT=1ms", "TAGSTORE_DRAIN_DELAY=-1s", "TAGSTORE_DRAIN_TIMEOUT=0s"},
+			[]string{"WATCHES_PER_TENANT", "STREAMS_PER_CONNECTION", "REFRESHES_PER_TENANT", "WATCH_HEARTBEAT", "WATCH_SEND_TIMEOUT", "PLUGIN_START_TIMEOUT", "DRAIN_DELAY", "DRAIN_TIMEOUT"},
 		},
 		"several at once": {
 			[]string{"TAGSTORE_MANIFEST=" + malformed, "TAGSTORE_TOKEN_KEY=x", "TAGSTORE_LISTEN=nonsense"},
@@ -487,7 +492,7 @@ func TestRestart(t *testing.T) {
 	}
 	one := d.run(t, tokenKey)
 	watchUntil(one.client(t), "")
-	if _, err := one.client(t).Put(ctx, client.PutRequest{Key: k, Value: []byte("1")}); err != nil {
+	if _, err := one.client(t).Put(ctx, client.PutRequest{Key: k, Value: []byte(`"x"`)}); err != nil {
 		t.Fatal(err)
 	}
 	one.stop()

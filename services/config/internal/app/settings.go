@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/url"
@@ -16,6 +17,9 @@ import (
 	"github.com/tagstore/tagstore/core/settings"
 	"github.com/tagstore/tagstore/services/config/internal/server"
 )
+
+// maxRefreshes is far beyond what a replica can do, and far below an overflow.
+const maxRefreshes = 1_000_000
 
 // Prefix is what the names of all settings start with.
 const Prefix = "TAGSTORE_"
@@ -40,12 +44,17 @@ type Settings struct {
 
 	TokenKey settings.Secret `env:"TOKEN_KEY" doc:"base64 of 32 or more random bytes that seal page and resume tokens; the same for all replicas; by default random for each process"`
 
+	CacheMB            int `env:"CACHE_MB" default:"256" doc:"memory for cached values in MiB, 1 to 65536"`
+	CacheTenantPercent int `env:"CACHE_TENANT_PERCENT" default:"25" doc:"the part of it that one tenant may take, 1 to 100"`
+	ReconcileCalls     int `env:"RECONCILE_CALLS" default:"600" doc:"calls of each store per minute that compare what is held with it, 1 to 60000"`
+
 	SocketDir string `env:"SOCKET_DIR" doc:"folder, of this user alone, for the sockets of plugins; by default the system's folder for temporary files, whose cleaners may delete live sockets"`
 
 	PluginStartTimeout time.Duration `env:"PLUGIN_START_TIMEOUT" default:"5s" doc:"time that a plugin may take from its start until its store is open, 100ms to 10m; raise it for large stores"`
 
 	WatchesPerTenant     int           `env:"WATCHES_PER_TENANT" default:"100" doc:"Watch streams that one tenant may hold at once"`
 	StreamsPerConnection int           `env:"STREAMS_PER_CONNECTION" default:"200" doc:"streams of any kind that one connection may hold at once"`
+	RefreshesPerTenant   int           `env:"REFRESHES_PER_TENANT" default:"50" doc:"refreshed targets a second that name one tenant; twice as many, or 100, at once"`
 	WatchHeartbeat       time.Duration `env:"WATCH_HEARTBEAT" default:"5s" doc:"longest silence of a Watch stream, at most 5s"`
 	WatchSendTimeout     time.Duration `env:"WATCH_SEND_TIMEOUT" default:"10s" doc:"how long a Watch stream waits for a client that does not read"`
 
@@ -74,6 +83,7 @@ func Usage() string { return settings.UsageFor(Prefix, &Settings{}) }
 func (s Settings) limits() (server.Limits, error) {
 	l := server.DefaultLimits()
 	l.WatchesPerTenant, l.StreamsPerConnection = s.WatchesPerTenant, s.StreamsPerConnection
+	l.RefreshesPerTenant, l.RefreshBurst = s.RefreshesPerTenant, max(l.RefreshBurst, 2*s.RefreshesPerTenant)
 	l.Heartbeat, l.SendTimeout = s.WatchHeartbeat, s.WatchSendTimeout
 	var problems []error
 	if s.WatchesPerTenant < 1 {
@@ -81,6 +91,9 @@ func (s Settings) limits() (server.Limits, error) {
 	}
 	if s.StreamsPerConnection < 1 || uint32(s.StreamsPerConnection) > l.MaxStreams {
 		problems = append(problems, wrong("STREAMS_PER_CONNECTION", "is not between 1 and 250"))
+	}
+	if s.RefreshesPerTenant < 1 || s.RefreshesPerTenant > maxRefreshes {
+		problems = append(problems, wrong("REFRESHES_PER_TENANT", fmt.Sprintf("is not between 1 and %d", maxRefreshes)))
 	}
 	if s.WatchHeartbeat <= 0 || s.WatchHeartbeat > 5*time.Second {
 		problems = append(problems, wrong("WATCH_HEARTBEAT", "is not above 0s and at most 5s"))
@@ -90,6 +103,15 @@ func (s Settings) limits() (server.Limits, error) {
 	}
 	if s.PluginStartTimeout < 100*time.Millisecond || s.PluginStartTimeout > 10*time.Minute {
 		problems = append(problems, wrong("PLUGIN_START_TIMEOUT", "is not between 100ms and 10m"))
+	}
+	if s.CacheMB < 1 || s.CacheMB > 1<<16 {
+		problems = append(problems, wrong("CACHE_MB", "is not between 1 and 65536"))
+	}
+	if s.CacheTenantPercent < 1 || s.CacheTenantPercent > 100 {
+		problems = append(problems, wrong("CACHE_TENANT_PERCENT", "is not between 1 and 100"))
+	}
+	if s.ReconcileCalls < 1 || s.ReconcileCalls > 60_000 {
+		problems = append(problems, wrong("RECONCILE_CALLS", "is not between 1 and 60000"))
 	}
 	if s.DrainDelay < 0 {
 		problems = append(problems, wrong("DRAIN_DELAY", "is below 0s"))

@@ -11,6 +11,7 @@ import (
 	"github.com/tagstore/tagstore/core/driver"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
 	"github.com/tagstore/tagstore/core/pluginhost"
+	"github.com/tagstore/tagstore/core/store"
 	"github.com/tagstore/tagstore/services/config/internal/intercept"
 )
 
@@ -33,8 +34,11 @@ type Backend struct {
 // adminService answers tagstore.v1.AdminService.
 type adminService struct {
 	tagstorev1.UnimplementedAdminServiceServer
-	backends []Backend // by name
-	recovery *intercept.Recovery
+	backends  []Backend // by name
+	recovery  *intercept.Recovery
+	store     *store.Store
+	replica   string
+	refreshes *rates
 }
 
 var _ tagstorev1.AdminServiceServer = (*adminService)(nil)

@@ -56,9 +56,13 @@ func (s *configService) Get(ctx context.Context, req *tagstorev1.GetRequest) (*t
 	if err != nil {
 		return nil, err
 	}
+	want, err := toWant(req)
+	if err != nil {
+		return nil, err
+	}
 	var answer store.Answer
 	if req.Version == nil {
-		answer, err = s.store.Get(ctx, sc, key)
+		answer, err = s.store.Get(ctx, sc, key, want)
 	} else {
 		answer, err = s.store.GetVersion(ctx, sc, key, req.GetVersion())
 	}
@@ -76,6 +80,10 @@ func (s *configService) BatchGet(ctx context.Context, req *tagstorev1.BatchGetRe
 	asked := req.GetKeys()
 	if len(asked) == 0 || len(asked) > store.DefaultMaxBatch {
 		return nil, config.Errorf(config.InvalidArgument, "%d keys in one batch, it takes 1 to %d", len(asked), store.DefaultMaxBatch)
+	}
+	want, err := toStaleness(req.GetMaxStaleness())
+	if err != nil {
+		return nil, err
 	}
 	// A key that is not valid fails alone: the store is asked for the others,
 	// and at holds where each of their answers belongs.
@@ -95,7 +103,7 @@ func (s *configService) BatchGet(ctx context.Context, req *tagstorev1.BatchGetRe
 	if len(keys) == 0 {
 		return &tagstorev1.BatchGetResponse{Results: out}, nil
 	}
-	answers, err := s.store.BatchGet(ctx, sc, keys)
+	answers, err := s.store.BatchGet(ctx, sc, keys, want)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/errgrpc"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
+	"github.com/tagstore/tagstore/core/store"
 )
 
 // toEntry leaves the tenant out: it is the caller's own, or the shared one.
@@ -69,4 +70,36 @@ func toExpect(version *uint64) driver.Expect {
 		return driver.Any()
 	}
 	return driver.Version(*version)
+}
+
+// toWant says what a Get asks of its answer. What contradicts itself is refused
+// rather than guessed at.
+func toWant(req *tagstorev1.GetRequest) (store.Want, error) {
+	switch {
+	case req.Version != nil && req.MinVersion != nil:
+		return store.Want{}, config.Errorf(config.InvalidArgument, "version and min_version are both there").
+			WithHint("version for exactly that one, min_version for the current value if it is that new")
+	case req.Version != nil && req.GetMaxStaleness() != nil:
+		return store.Want{}, config.Errorf(config.InvalidArgument, "version and max_staleness are both there").
+			WithHint("leave max_staleness out: one version never changes")
+	case req.MinVersion != nil && req.GetMinVersion() == 0:
+		return store.Want{}, config.Errorf(config.InvalidArgument, "min_version is 0, and versions count from 1").
+			WithHint("leave it out for any version")
+	}
+	want, err := toStaleness(req.GetMaxStaleness())
+	want.MinVersion = req.GetMinVersion()
+	return want, err
+}
+
+// toStaleness turns a max_staleness into what a read wants; nil wants nothing.
+// How much it may be is the store's to say.
+func toStaleness(d *durationpb.Duration) (store.Want, error) {
+	if d == nil {
+		return store.Want{}, nil
+	}
+	if !d.IsValid() {
+		return store.Want{}, config.Errorf(config.InvalidArgument, "max_staleness is no duration: its seconds and nanoseconds are out of range or differ in sign").
+			WithHint("send 0s to %v, or leave it out", store.MaxStaleness)
+	}
+	return store.Want{MaxStaleness: d.AsDuration(), Bounded: true}, nil
 }

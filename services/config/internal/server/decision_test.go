@@ -95,6 +95,11 @@ func decisions() map[string]row {
 		adminService + "ListBackends": {roles: []auth.Role{auth.RoleAdmin}, foreign: codes.OK, request: func(string) proto.Message {
 			return &tagstorev1.ListBackendsRequest{}
 		}},
+		adminService + "Refresh": {roles: []auth.Role{auth.RoleRefresher}, seed: live, request: func(k string) proto.Message {
+			return &tagstorev1.RefreshRequest{Targets: []*tagstorev1.RefreshTarget{
+				{Tenant: tenantA, Scope: &tagstorev1.RefreshTarget_Key{Key: k}},
+			}}
+		}},
 		healthService + "Check": {open: true, request: func(string) proto.Message { return &healthv1.HealthCheckRequest{} }},
 		healthService + "List":  {open: true, request: func(string) proto.Message { return &healthv1.HealthListRequest{} }},
 		healthService + "Watch": {open: true, request: func(string) proto.Message { return &healthv1.HealthCheckRequest{} }},

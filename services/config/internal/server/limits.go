@@ -23,6 +23,8 @@ type Limits struct {
 
 	WatchesPerTenant     int           // streams at once of one tenant
 	StreamsPerConnection int           // streams at once of one connection, of any kind
+	RefreshesPerTenant   int           // targets a second that name one tenant
+	RefreshBurst         int           // and at once; at least those of one request
 	Heartbeat            time.Duration // the longest silence of a Watch
 	SendTimeout          time.Duration // how long a Watch waits for a client that does not read
 }
@@ -44,6 +46,8 @@ func DefaultLimits() Limits {
 
 		WatchesPerTenant:     100,
 		StreamsPerConnection: 200,
+		RefreshesPerTenant:   50,
+		RefreshBurst:         100,
 		Heartbeat:            5 * time.Second,
 		SendTimeout:          10 * time.Second,
 	}

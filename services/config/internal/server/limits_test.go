@@ -29,7 +29,7 @@ func TestDefaultLimits(t *testing.T) {
 		MaxReceive: 4 << 20, MaxSend: 16 << 20, MaxHeaders: 16 << 10, MaxStreams: 250, ConnectTimeout: 5 * time.Second,
 		KeepaliveMin: 10 * time.Second, MaxConnectionAge: 10 * time.Minute, ConnectionGrace: 30 * time.Second,
 		KeepaliveInterval: 30 * time.Second, KeepaliveTimeout: 10 * time.Second, UnaryCap: 30 * time.Second,
-		WatchesPerTenant: 100, StreamsPerConnection: 200, Heartbeat: 5 * time.Second, SendTimeout: 10 * time.Second,
+		WatchesPerTenant: 100, StreamsPerConnection: 200, RefreshesPerTenant: 50, RefreshBurst: 100, Heartbeat: 5 * time.Second, SendTimeout: 10 * time.Second,
 	}
 	if got := server.DefaultLimits(); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)

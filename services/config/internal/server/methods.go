@@ -11,8 +11,8 @@ import (
 )
 
 // methods returns who may call what. Every RPC that the server registers has a
-// row; New fails otherwise. No row names the role of the machine that announces
-// changes: nothing here is for it.
+// row; New fails otherwise. The machine that announces changes may do that and
+// nothing else, and nobody else may: of two roles neither contains the other.
 func methods(dev bool) access.Table {
 	read := access.Only(auth.RoleReader, auth.RoleEditor, auth.RoleAdmin)
 	write := access.Only(auth.RoleEditor, auth.RoleAdmin)
@@ -29,6 +29,7 @@ func methods(dev bool) access.Table {
 		tagstorev1.ConfigService_Rollback_FullMethodName: write,
 
 		tagstorev1.AdminService_ListBackends_FullMethodName: operate,
+		tagstorev1.AdminService_Refresh_FullMethodName:      access.Only(auth.RoleRefresher),
 
 		// Probes come without a token and learn the names of the prefixes and
 		// whether they serve.

@@ -38,6 +38,7 @@ type Options struct {
 	Health   healthv1.HealthServer
 	Verifier access.Verifier
 	Limits   Limits
+	Replica  string // what this process calls itself in receipts; may be empty
 
 	TLS *tls.Config // nil: plaintext
 	Dev bool        // serve reflection, to everybody
@@ -85,7 +86,10 @@ func New(o Options) (*Server, error) {
 	tagstorev1.RegisterConfigServiceServer(s.grpc, &configService{
 		store: o.Store, recovery: chain.Recovery(), limits: o.Limits,
 	})
-	tagstorev1.RegisterAdminServiceServer(s.grpc, &adminService{backends: o.Backends, recovery: chain.Recovery()})
+	tagstorev1.RegisterAdminServiceServer(s.grpc, &adminService{
+		backends: o.Backends, recovery: chain.Recovery(), store: o.Store, replica: o.Replica,
+		refreshes: newRates(o.Limits.RefreshesPerTenant, o.Limits.RefreshBurst),
+	})
 	healthv1.RegisterHealthServer(s.grpc, o.Health)
 	if o.Dev {
 		reflection.Register(s.grpc)

@@ -7,7 +7,6 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/tagstore/tagstore/core/config"
-	"github.com/tagstore/tagstore/core/driver"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
 	"github.com/tagstore/tagstore/core/store"
 )
@@ -136,11 +135,11 @@ func (s *sender) run(ctx context.Context, events <-chan store.Event) error {
 func toWatchResponse(e store.Event) *tagstorev1.WatchResponse {
 	out := &tagstorev1.WatchResponse{ResumeToken: e.ResumeToken}
 	switch e.Kind {
-	case driver.EventPut:
+	case store.EventPut:
 		out.Event = &tagstorev1.WatchResponse_Put{Put: toEntry(e.Entry)}
-	case driver.EventDelete:
+	case store.EventDelete:
 		out.Event = &tagstorev1.WatchResponse_Delete{Delete: toEntry(e.Entry)}
-	case driver.EventSync:
+	case store.EventSync:
 		out.Event = &tagstorev1.WatchResponse_Sync{Sync: &tagstorev1.WatchSync{}}
 	default:
 		return nil

@@ -130,7 +130,8 @@ type ErrorDetail struct {
 	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
 	// How to mend it, if that is known.
 	Hint string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
-	// With CODE_CONFLICT: the current version of the key, 0 if there is none.
+	// With CODE_CONFLICT: the current version of the key, 0 if there is none. With
+	// CODE_UNAVAILABLE: the version that is here, if a newer one was asked for.
 	CurrentVersion uint64 `protobuf:"varint,6,opt,name=current_version,json=currentVersion,proto3" json:"current_version,omitempty"`
 	// The least time to wait before a retry, if one makes sense.
 	RetryAfter    *durationpb.Duration `protobuf:"bytes,7,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`

@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -215,7 +216,7 @@ func (m *Map) find(kind Kind, container, name string, read func(Store) (config.I
 		id, ok := read(s)
 		switch {
 		case !ok:
-		case m.backendOf(id.Key) == s.Backend:
+		case m.serves(id, s.Backend):
 			ids = append(ids, id)
 		default:
 			unrouted = true
@@ -233,21 +234,31 @@ func (m *Map) find(kind Kind, container, name string, read func(Store) (config.I
 	case !there:
 		return nil, foreign("no backend of the manifest keeps a %s", kind)
 	case unrouted:
-		return nil, foreign("the %s %s would be a value, but no route leads its key there", kind, Quote(name))
+		return nil, foreign("the %s %s would be a value, but no route leads there, or it has no such layer", kind, Quote(name))
 	default:
 		return nil, foreign("the %s %s is outside of what the backends' path and key_prefix can name", kind, Quote(name))
 	}
 }
 
-// backendOf returns the backend that the longest matching prefix leads to.
-func (m *Map) backendOf(key config.Key) string {
+// serves reports whether the longest matching prefix leads to this backend, and
+// has the layer that the ID is in: what no layer reads, nobody has.
+func (m *Map) serves(id config.ID, backend string) bool {
 	var best manifest.Route
 	for _, r := range m.routes {
-		if strings.HasPrefix(key.String(), r.Prefix) && len(r.Prefix) > len(best.Prefix) {
+		if strings.HasPrefix(id.Key.String(), r.Prefix) && len(r.Prefix) > len(best.Prefix) {
 			best = r
 		}
 	}
-	return best.Backend
+	layer := manifest.LayerTenant
+	switch {
+	case id.Tenant.IsShared() && !id.Service.IsZero():
+		return false // the shared layer has no services
+	case id.Tenant.IsShared():
+		layer = manifest.LayerShared
+	case !id.Service.IsZero():
+		layer = manifest.LayerService
+	}
+	return best.Backend == backend && slices.Contains(best.Layers, layer)
 }
 
 // maxQuoted is how much of a name is shown.

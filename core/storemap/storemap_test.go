@@ -28,7 +28,7 @@ backends:
   local: { plugin: ./plugins/tagstore-plugin-local, options: { path: data/x.db } }
 routes:
   - { prefix: tenant_config_, backend: tenants }
-  - { prefix: param_config_, backend: params }
+  - { prefix: param_config_, backend: params, layers: ["{tenant}/{service}", "{tenant}", shared] }
   - { prefix: param_config_special_, backend: local }
   - { prefix: blob_config_, backend: blobs }
   - { prefix: secret_config_, backend: secrets }
@@ -60,6 +60,8 @@ func TestNamesOfAManifest(t *testing.T) {
 		{parameter, "/config-service/acme-corp/api/endpoint", "acme-corp api param_config_endpoint"},
 		{parameter, "/config-service/_shared/currency", "_shared  param_config_currency"},
 		{parameter, "/config-service/acme-corp/api/special_x", "no route leads"},
+		{parameter, "/config-service/_shared/api/endpoint", "no such layer"},
+		{item, "cfg-table:TENANT#_shared:CONFIG#limits", "no such layer"},
 		{parameter, "/other/acme-corp/api/endpoint", "outside"},
 		{parameter, "/config-service/acme-corp/../globex-inc/x", "outside"},
 		{parameter, "/config-service/" + strings.Repeat("a", 300_000), "(300016 bytes)"},

@@ -47,10 +47,11 @@ var core = map[string][]string{
 	"pluginhost": {"config", "driver", "errgrpc", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
 	"plugintest": {"config", "driver", "drivertest", "pluginhost"},
 
-	"auth":           {"config", "internal/strictjson"},
-	"auth/devissuer": {"auth", "config"},
-	"client":         {"config", "errgrpc", "gen/tagstore/v1"},
-	"fanout":         {"client", "config"},
+	"auth":              {"config", "internal/strictjson"},
+	"auth/devissuer":    {"auth", "config"},
+	"auth/machinetoken": {"auth", "config", "settings"},
+	"client":            {"config", "errgrpc", "gen/tagstore/v1"},
+	"fanout":            {"client", "config"},
 
 	"gen/tagstore/v1":                  {},
 	"internal/gen/tagstore/backend/v1": {"internal/gen/tagstore/error/v1"},
@@ -106,6 +107,7 @@ var outside = []struct {
 	{"go.etcd.io/bbolt", []string{"plugins/local", "services/order", "bench"}},
 	{"github.com/golang-jwt/", []string{"core/auth"}},
 	{"github.com/go-jose/", []string{"core/auth/devissuer"}},
+	{"golang.org/x/oauth2", []string{"core/auth/machinetoken"}},
 	{"go.yaml.in/yaml", []string{"core/manifest"}},
 	{"github.com/spf13/cobra", []string{"cli"}},
 	{"google.golang.org/grpc", []string{

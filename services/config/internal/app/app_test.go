@@ -492,7 +492,7 @@ func TestRestart(t *testing.T) {
 	}
 	one := d.run(t, tokenKey)
 	watchUntil(one.client(t), "")
-	if _, err := one.client(t).Put(ctx, client.PutRequest{Key: k, Value: []byte(`"x"`)}); err != nil {
+	if _, err := one.client(t).Put(ctx, client.PutRequest{Key: k, Value: []byte("1")}); err != nil {
 		t.Fatal(err)
 	}
 	one.stop()

@@ -280,7 +280,7 @@ func (f *Function) environ() []string {
 // reached it. Nothing is tried again.
 func (f *Function) Invoke(ctx context.Context, payload []byte) ([]byte, error) {
 	began := time.Now()
-	inv := &invocation{id: newID(), payload: payload, done: make(chan outcome, 1)}
+	inv := &invocation{id: NewID(), payload: payload, done: make(chan outcome, 1)}
 	select {
 	case f.waits <- inv:
 	case <-ctx.Done():
@@ -361,8 +361,8 @@ func (f *Function) Close() error {
 	return err
 }
 
-// newID returns a random UUID (RFC 9562, version 4), as requests have.
-func newID() string {
+// NewID returns a random UUID (RFC 9562, version 4), as requests have.
+func NewID() string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: see its documentation
 	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80

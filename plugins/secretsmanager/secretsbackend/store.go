@@ -59,9 +59,7 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 }
 
 func open(ctx context.Context, o Options) (*Store, error) {
-	if o.Path == "" {
-		o.Path = DefaultPath
-	}
+	o.Path = o.layout().Template
 	set, err := o.parse()
 	if err != nil {
 		return nil, err

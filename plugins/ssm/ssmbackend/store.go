@@ -95,10 +95,7 @@ const foldersAtOnce = 8
 
 func newStore(set settings, conn *awsconn.Conn, o Options) *Store {
 	c := conn.Config()
-	path := o.Path
-	if path == "" {
-		path = DefaultPath
-	}
+	path := o.layout().Template
 	// A page token protects against confusion, not against an attacker, and has
 	// to be good in every process that serves this store: its key is made of
 	// what makes it this store.

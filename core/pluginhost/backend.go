@@ -15,10 +15,11 @@ import (
 )
 
 // A batch is asked for in several messages: few keys in the first, since a
-// plugin reads all of them and their values may be large; and never so many
+// plugin reads all of them and their values may be large, but as many as one call
+// of DynamoDB answers (and whole calls of the other stores); and never so many
 // that the message limit is near, even when all are as long as can be.
 const (
-	firstBatch = 64
+	firstBatch = 100
 	maxBatch   = 1000
 )
 

@@ -55,11 +55,8 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 }
 
 func open(ctx context.Context, o Options) (*Store, error) {
-	settings, err := o.parse()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := awsconn.Open(ctx, o.Options)
+	settings, wrong := o.parse()
+	conn, err := awsconn.OpenWith(ctx, o.Options, wrong)
 	if err != nil {
 		return nil, err
 	}

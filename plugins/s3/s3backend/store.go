@@ -30,6 +30,8 @@ type Store struct {
 	tokens *driver.Sealer
 	memo   memo
 	closed atomic.Bool
+	// batchBytes is the constant; less in tests.
+	batchBytes int64
 	// untagged is set when S3 refused to tag an object: from then on nobody
 	// tries, and readers look at the version list instead.
 	untagged atomic.Bool
@@ -67,7 +69,8 @@ func open(ctx context.Context, o Options) (*Store, error) {
 			o.UsePathStyle = settings.pathStyle
 			o.DisableLogOutputChecksumValidationSkipped = true
 		}),
-		tokens: driver.NewSealer(settings.tokenKey),
+		tokens:     driver.NewSealer(settings.tokenKey),
+		batchBytes: batchBytes,
 	}
 	if err := s.inspect(ctx); err != nil {
 		_ = conn.Close() // of what never served

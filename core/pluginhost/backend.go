@@ -15,9 +15,9 @@ import (
 )
 
 // A batch is asked for in several messages: few keys in the first, since a
-// plugin reads all of them and their values may be large, but as many as one call
-// of DynamoDB answers (and whole calls of the other stores); and never so many
-// that the message limit is near, even when all are as long as can be.
+// plugin reads all of them and their values may be large, but a round number,
+// since stores answer 10, 20 or 100 keys a call; and never so many that the
+// message limit is near, even when all are as long as can be.
 const (
 	firstBatch = 100
 	maxBatch   = 1000

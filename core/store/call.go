@@ -21,6 +21,7 @@ type call struct {
 	key   config.Key // zero if it is about several
 	route *router.Route
 	truth bool // the latest versions are read from the store itself
+	quiet bool // that the backend is out of reach has been logged
 }
 
 // on finds the route of a key.
@@ -90,6 +91,9 @@ func (c call) failed(ctx context.Context, err error) error {
 		return out
 	case config.Unavailable:
 		out.Message, out.Hint = "backend "+name+" is out of reach", "retry"
+		if c.quiet {
+			return out
+		}
 	case config.OutcomeUnknown:
 		out.Message, out.Hint = "backend "+name+" did not say whether the change was made", "read the value before you retry"
 	case config.ResourceExhausted:

@@ -3,6 +3,7 @@ module github.com/tagstore/tagstore/bench
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/tagstore/tagstore/core v0.0.0
 	go.etcd.io/bbolt v1.5.0
 	go.uber.org/goleak v1.3.0

@@ -102,11 +102,12 @@ func check(r *Route) error {
 	return nil
 }
 
-// FromManifest builds the table of m, asking backend for each backend by name.
-func FromManifest(m *manifest.Manifest, backend func(name string) (driver.Backend, bool)) (*Table, error) {
+// FromManifest builds the table of m, asking backend for what answers each
+// route, which knows the backend's name and how it asks to be cached.
+func FromManifest(m *manifest.Manifest, backend func(manifest.Route) (driver.Backend, bool)) (*Table, error) {
 	routes := make([]Route, 0, len(m.Routes))
 	for _, r := range m.Routes {
-		b, ok := backend(r.Backend)
+		b, ok := backend(r)
 		if !ok {
 			b = nil // NewTable names it
 		}

@@ -143,7 +143,7 @@ routes:
 		t.Fatal(err)
 	}
 	backends := map[string]driver.Backend{"one": memdriver.New(), "two": memdriver.New()}
-	tab, err := router.FromManifest(m, func(name string) (driver.Backend, bool) { b, ok := backends[name]; return b, ok })
+	tab, err := router.FromManifest(m, func(r manifest.Route) (driver.Backend, bool) { b, ok := backends[r.Backend]; return b, ok })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,7 @@ routes:
 		t.Errorf("routes are %+v, %+v", routes[0], routes[1])
 	}
 	delete(backends, "two")
-	if _, err := router.FromManifest(m, func(name string) (driver.Backend, bool) { b, ok := backends[name]; return b, ok }); err == nil {
+	if _, err := router.FromManifest(m, func(r manifest.Route) (driver.Backend, bool) { b, ok := backends[r.Backend]; return b, ok }); err == nil {
 		t.Error("a route to a backend that is not there was accepted")
 	}
 }

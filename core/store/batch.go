@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
@@ -63,10 +64,12 @@ func (s *Store) BatchGet(ctx context.Context, sc Scope, keys []config.Key, want 
 		if lookups[k] != nil {
 			continue
 		}
-		w := &lookup{call: call{store: s, op: op, key: k, truth: want.truth()}}
+		w := &lookup{call: call{store: s, op: op, key: k, want: want.cached()}}
 		lookups[k] = w
 		if w.route, _, w.err = table.Match(k); w.err == nil {
-			w.places, w.err = sc.places(w.route)
+			var found places
+			w.err = sc.places(w.route, &found)
+			w.places = found.all()
 		}
 		if w.err != nil {
 			w.err = w.refused(w.err)
@@ -89,8 +92,9 @@ func (s *Store) BatchGet(ctx context.Context, sc Scope, keys []config.Key, want 
 type lookup struct {
 	call
 	places []place // those that are still to be looked at
-	entry  config.Entry
+	read   reading // the last one
 	err    error
+	looked bool // at one place at least
 	given  bool // to one result already
 }
 
@@ -98,13 +102,15 @@ func (w *lookup) id() config.ID { return w.places[0].id(w.key) }
 
 // settle takes the answer for w's first place. It reports whether the next one
 // has to be asked.
-func (w *lookup) settle(ctx context.Context, r driver.Result) (again bool) {
-	e, found, err := w.believe(ctx, w.id(), 0, r)
+func (w *lookup) settle(r reading, err error) (again bool) {
+	if w.looked {
+		r.freshness = worse(r.freshness, w.read.freshness)
+	}
+	w.read, w.looked = r, true
 	switch {
 	case err != nil:
 		w.err = err
-	case found:
-		w.entry = e
+	case r.found:
 	case len(w.places) > 1:
 		w.places = w.places[1:]
 		return true
@@ -120,7 +126,7 @@ func (w *lookup) exhausted() error {
 }
 
 // size is what a value takes of the answer, roughly, its frame left out.
-func (w *lookup) size() int { return len(w.entry.Value) + len(w.entry.Message) }
+func (w *lookup) size() int { return len(w.read.entry.Value) + len(w.read.entry.Message) }
 
 // frame is what a key takes of the answer whatever comes of it: the metadata of
 // a value, or an error, which names the key three times.
@@ -142,14 +148,11 @@ func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
 				}
 				continue
 			}
-			for i, r := range readChunk(ctx, chunk) {
-				w := chunk[i]
-				if w.err != nil {
-					continue
-				}
-				if w.settle(ctx, r) {
-					next = append(next, w)
-				} else if w.err == nil {
+			for _, w := range readChunk(ctx, chunk) {
+				next = append(next, w)
+			}
+			for _, w := range chunk {
+				if w.err == nil && w.read.found {
 					budget.Add(-int64(w.size() + frame(w.key)))
 				}
 			}
@@ -158,44 +161,60 @@ func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
 	}
 }
 
-// readChunk asks for the current place of each key. Where the call as a whole
-// failed, it sets each key's err.
-func readChunk(ctx context.Context, chunk []*lookup) []driver.Result {
-	b := chunk[0].route.Backend
-	results := make([]driver.Result, len(chunk))
-	whole := call{store: chunk[0].store, op: chunk[0].op, route: chunk[0].route, truth: chunk[0].truth}
-	batcher, ok := driver.AsBatcher(b)
-	if !ok && !whole.needsRefresh() {
-		var gets errgroup.Group
-		gets.SetLimit(batchGets)
-		for i, w := range chunk {
-			gets.Go(func() error {
-				results[i].Entry, results[i].Err = b.Get(ctx, w.id(), 0)
-				return nil
-			})
-		}
-		_ = gets.Wait() // each result has its own error
-		return results
-	}
+// readChunk asks for the current place of each key. It returns those whose next
+// place has to be asked; each of the others has its value or its err.
+func readChunk(ctx context.Context, chunk []*lookup) (again []*lookup) {
 	ids := make([]config.ID, len(chunk))
 	for i, w := range chunk {
 		ids[i] = w.id()
 	}
-	var got []driver.Result
-	var err error
+	settle := func(w *lookup, r reading, err error) {
+		if w.settle(r, err) {
+			again = append(again, w)
+		}
+	}
+	if b, ok := chunk[0].route.Backend.(*cache.Backend); ok {
+		for i, r := range b.ReadMany(ctx, ids, chunk[0].want) {
+			w := chunk[i]
+			read, err := w.cached(ctx, ids[i], r.Answer, r.Err)
+			settle(w, read, err)
+		}
+		return again
+	}
+	got, err := readThrough(ctx, chunk, ids)
+	for i, w := range chunk {
+		if err != nil {
+			w.err = w.refused(err)
+			continue
+		}
+		read, err := w.through(ctx, ids[i], got[i])
+		settle(w, read, err)
+	}
+	return again
+}
+
+// readThrough asks a backend that has no cache before it.
+func readThrough(ctx context.Context, chunk []*lookup, ids []config.ID) ([]driver.Result, error) {
+	whole := call{store: chunk[0].store, op: chunk[0].op, route: chunk[0].route, want: chunk[0].want}
 	if whole.needsRefresh() {
-		got, err = whole.refreshed(ctx, ids)
-	} else {
-		got, err = batcher.BatchGet(ctx, ids)
-		got, err = whole.whole(ctx, len(ids), got, err)
+		return whole.refreshed(ctx, ids)
 	}
-	if err == nil {
-		return got
+	b := whole.route.Backend
+	if batcher, ok := driver.AsBatcher(b); ok {
+		got, err := batcher.BatchGet(ctx, ids)
+		return whole.whole(ctx, len(ids), got, err)
 	}
-	for _, w := range chunk {
-		w.err = w.refused(err)
+	results := make([]driver.Result, len(ids))
+	var gets errgroup.Group
+	gets.SetLimit(batchGets)
+	for i, id := range ids {
+		gets.Go(func() error {
+			results[i].Entry, results[i].Err = b.Get(ctx, id, 0)
+			return nil
+		})
 	}
-	return results
+	_ = gets.Wait() // each result has its own error
+	return results, nil
 }
 
 // assemble puts the outcomes into the order asked and bounds their size,
@@ -216,9 +235,9 @@ func (s *Store) assemble(keys []config.Key, lookups map[config.Key]*lookup) []Re
 			results[i].Err = w.exhausted()
 		default:
 			left -= w.size()
-			results[i].Answer = Answer{Entry: w.entry, Freshness: w.freshness(w.entry)}
+			results[i].Answer = Answer{Entry: w.read.entry, Freshness: w.read.freshness}
 			if w.given { // no two results share memory
-				results[i].Entry = w.entry.Clone()
+				results[i].Entry = w.read.entry.Clone()
 			}
 			w.given = true
 		}

@@ -2,12 +2,14 @@ package store
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"strings"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/router"
@@ -20,8 +22,9 @@ type call struct {
 	op    string
 	key   config.Key // zero if it is about several
 	route *router.Route
-	truth bool // the latest versions are read from the store itself
-	quiet bool // that the backend is out of reach has been logged
+	want  cache.Want // of the latest versions
+	renew bool       // they are put in place of what is held
+	quiet bool       // that the backend is out of reach has been logged
 }
 
 // on finds the route of a key.
@@ -190,17 +193,73 @@ func filled(e config.Entry) config.Entry {
 	return e
 }
 
-// read gets one ID from the backend; found is false if it is not there.
-func (c call) read(ctx context.Context, id config.ID, version uint64) (e config.Entry, found bool, err error) {
-	if version == 0 && c.needsRefresh() {
+// reading is what a layer says of one key.
+type reading struct {
+	entry     config.Entry
+	found     bool
+	freshness config.Freshness
+}
+
+// read gets the latest value of one ID.
+func (c call) read(ctx context.Context, id config.ID) (reading, error) {
+	b, ok := c.route.Backend.(*cache.Backend)
+	if !ok {
+		return c.readThrough(ctx, id)
+	}
+	var a cache.Answer
+	var err error
+	if c.renew {
+		a, err = b.Renew(ctx, id)
+	} else {
+		a, err = b.Read(ctx, id, c.want)
+	}
+	return c.cached(ctx, id, a, err)
+}
+
+// cached checks one answer of a cache about one ID.
+func (c call) cached(ctx context.Context, id config.ID, a cache.Answer, err error) (reading, error) {
+	if err != nil {
+		return reading{}, c.refusedByCache(ctx, err)
+	}
+	if wrong := foreign(a.Entry.ID, id); wrong != "" {
+		return reading{}, c.violation(ctx, wrong)
+	}
+	switch {
+	case a.Absent:
+		return reading{freshness: a.Freshness}, nil
+	case a.Entry.Deleted:
+		return reading{}, c.violation(ctx, "deleted value")
+	}
+	return reading{entry: filled(a.Entry), found: true, freshness: a.Freshness}, nil
+}
+
+// refusedByCache is failed, or violation where the cache found one.
+func (c call) refusedByCache(ctx context.Context, err error) error {
+	if errors.Is(err, cache.ErrBreach) {
+		return c.violation(ctx, config.AsError(err, c.op, c.key).Message)
+	}
+	return c.failed(ctx, err)
+}
+
+// readThrough reads from a backend that has no cache before it.
+func (c call) readThrough(ctx context.Context, id config.ID) (reading, error) {
+	var r driver.Result
+	if c.needsRefresh() {
 		got, err := c.refreshed(ctx, []config.ID{id})
 		if err != nil {
-			return config.Entry{}, false, err
+			return reading{}, err
 		}
-		return c.believe(ctx, id, version, got[0])
+		r = got[0]
+	} else {
+		r.Entry, r.Err = c.route.Backend.Get(ctx, id, 0)
 	}
-	e, err = c.route.Backend.Get(ctx, id, version)
-	return c.believe(ctx, id, version, driver.Result{Entry: e, Err: err})
+	return c.through(ctx, id, r)
+}
+
+// through checks one answer of such a backend.
+func (c call) through(ctx context.Context, id config.ID, r driver.Result) (reading, error) {
+	e, found, err := c.believe(ctx, id, 0, r)
+	return reading{entry: e, found: found, freshness: c.freshness(e)}, err
 }
 
 // believe checks one answer about one ID.
@@ -220,13 +279,31 @@ func (c call) believe(ctx context.Context, id config.ID, version uint64, r drive
 	return filled(r.Entry), true, nil
 }
 
-// effective returns the value of the first place that has one, and which.
-func (c call) effective(ctx context.Context, k config.Key, places []place) (e config.Entry, at int, err error) {
+// effective returns what the first place says that has a value, and which that
+// is; -1 if none has. It is as fresh as the least fresh of those that were
+// looked at: an old absence hides a new value.
+func (c call) effective(ctx context.Context, k config.Key, places []place) (r reading, at int, err error) {
+	worst := config.Freshness{}
 	for i, p := range places {
-		e, found, err := c.read(ctx, p.id(k), 0)
-		if err != nil || found {
-			return e, i, err
+		if r, err = c.read(ctx, p.id(k)); err != nil {
+			return reading{}, i, err
 		}
+		if i > 0 {
+			r.freshness = worse(r.freshness, worst)
+		}
+		if r.found {
+			return r, i, nil
+		}
+		worst = r.freshness
 	}
-	return config.Entry{}, -1, nil
+	return r, -1, nil
+}
+
+// worse is f, no better than other.
+func worse(f, other config.Freshness) config.Freshness {
+	f.Age = max(f.Age, other.Age)
+	if f.State != config.StateStale && other.State != config.StateFresh {
+		f.State = other.State
+	}
+	return f
 }

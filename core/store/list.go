@@ -107,12 +107,12 @@ func (s *Store) selecting(op string, sc Scope, prefix string) (*selection, error
 	if err != nil {
 		return nil, named(err, op, config.Key{})
 	}
-	places, err := sc.places(r)
-	if err != nil {
+	var found places
+	if err := sc.places(r, &found); err != nil {
 		return nil, named(err, op, config.Key{})
 	}
 	return &selection{
-		call: call{store: s, op: op, route: r}, table: table, scope: sc, prefix: prefix, places: places,
+		call: call{store: s, op: op, route: r}, table: table, scope: sc, prefix: prefix, places: found.all(),
 	}, nil
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/manifest"
@@ -101,7 +102,7 @@ func (t RefreshTarget) check() *config.Error {
 }
 
 func (s *Store) refresh(ctx context.Context, op string, table *router.Table, t RefreshTarget) (Receipt, error) {
-	c := call{store: s, op: op, key: t.Key, truth: true}
+	c := call{store: s, op: op, key: t.Key, want: cache.Want{Bounded: true}, renew: true}
 	var err error
 	switch {
 	case !t.Key.IsZero():
@@ -116,7 +117,7 @@ func (s *Store) refresh(ctx context.Context, op string, table *router.Table, t R
 		if !t.in(c.route) {
 			return Receipt{}, c.refused(t.noLayer(c.route))
 		}
-		n, err := c.refreshPrefix(ctx, table, t)
+		n, err := c.refreshPrefix(ctx, table, t, false)
 		return Receipt{Values: n}, err
 	}
 	return s.refreshTenant(ctx, op, table, t)
@@ -150,29 +151,39 @@ func (c call) refreshKey(ctx context.Context, t RefreshTarget) (Receipt, error) 
 		return Receipt{}, c.refused(t.noLayer(c.route))
 	}
 	id := config.ID{Tenant: t.Tenant, Service: t.Service, Key: t.Key}
-	var e config.Entry
-	var found bool
+	var r reading
 	var err error
 	if t.MinVersion == 0 {
-		e, found, err = c.read(ctx, id, 0)
+		r, err = c.read(ctx, id)
 	} else {
 		most := patience
 		if deadline, ok := ctx.Deadline(); ok {
 			most = time.Until(deadline)
 		}
-		e, found, err = c.awaited(ctx, id, t.MinVersion, most)
+		r, err = c.awaited(ctx, id, t.MinVersion, most)
 	}
 	switch {
 	case err != nil:
 		return Receipt{}, err
-	case !found:
+	case !r.found:
 		return Receipt{Absent: true}, nil
 	}
-	return Receipt{Version: e.Version, Values: 1}, nil
+	return Receipt{Version: r.entry.Version, Values: 1}, nil
 }
 
-// refreshPrefix lists one layer of one route and counts what it has.
-func (c call) refreshPrefix(ctx context.Context, table *router.Table, t RefreshTarget) (int, error) {
+// refreshPrefix lists one layer of one route and counts what it has. What is
+// held of other services gives way, too, where all of them are meant.
+func (c call) refreshPrefix(ctx context.Context, table *router.Table, t RefreshTarget, allServices bool) (int, error) {
+	if b, ok := c.route.Backend.(*cache.Backend); ok {
+		n, err := b.RenewAll(ctx, cache.Below{
+			Tenant: t.Tenant, Service: t.Service, AllServices: allServices, Prefix: t.KeyPrefix,
+			Owns: func(k config.Key) bool { return table.Owns(c.route, k) },
+		})
+		if err != nil {
+			return 0, c.refusedByCache(ctx, err)
+		}
+		return n, nil
+	}
 	p := place{t.Tenant, t.Service}
 	sel := &selection{call: c, table: table, prefix: t.KeyPrefix, places: []place{p}}
 	l := &layerPage{place: p}
@@ -193,21 +204,21 @@ func (c call) refreshPrefix(ctx context.Context, table *router.Table, t RefreshT
 }
 
 // refreshTenant is refreshPrefix of every route that has the layer. Without a
-// service that is the tenant-wide one: which services have values can not be
-// listed, and nothing of them is held here that could be old.
+// service that is the tenant-wide one, and what is held of every service gives
+// way: which of them have values can not be listed.
 func (s *Store) refreshTenant(ctx context.Context, op string, table *router.Table, t RefreshTarget) (Receipt, error) {
 	var lists errgroup.Group
 	lists.SetLimit(refreshing)
 	var mu sync.Mutex
 	var whole Receipt
 	for _, r := range table.Routes() {
-		if !t.in(r) {
+		if _, holds := r.Backend.(*cache.Backend); !t.in(r) && !(holds && t.Service.IsZero()) {
 			continue
 		}
 		lists.Go(func() error {
 			ofRoute := t
 			ofRoute.KeyPrefix = r.Prefix
-			n, err := call{store: s, op: op, route: r, truth: true}.refreshPrefix(ctx, table, ofRoute)
+			n, err := call{store: s, op: op, route: r}.refreshPrefix(ctx, table, ofRoute, t.Service.IsZero())
 			mu.Lock()
 			defer mu.Unlock()
 			whole.Values += n

@@ -165,7 +165,7 @@ func (c call) freshness(e config.Entry) config.Freshness {
 	if e.Source != config.SourceUnknown {
 		f.Source = e.Source
 	}
-	if !c.truth && driver.CaveatsOf(c.route.Backend).EventualReads {
+	if !c.truth() && driver.CaveatsOf(c.route.Backend).EventualReads {
 		f.State = config.StateStale
 	}
 	return f
@@ -192,26 +192,38 @@ func (sc Scope) check() error {
 	return nil
 }
 
-// places returns where a read looks, most specific first.
-func (sc Scope) places(r *router.Route) ([]place, error) {
+// places are where a read looks, most specific first.
+type places struct {
+	list [maxLayers]place
+	n    int
+}
+
+func (p *places) add(found place) {
+	p.list[p.n] = found
+	p.n++
+}
+
+func (p *places) all() []place { return p.list[:p.n] }
+
+// places fills in where a read looks.
+func (sc Scope) places(r *router.Route, found *places) error {
 	if err := sc.check(); err != nil {
-		return nil, err
+		return err
 	}
-	found := make([]place, 0, len(r.Layers))
 	for _, l := range r.Layers {
 		switch {
 		case l == manifest.LayerShared:
-			found = append(found, place{tenant: config.Shared()})
+			found.add(place{tenant: config.Shared()})
 		case l == manifest.LayerTenant:
-			found = append(found, place{tenant: sc.Tenant})
+			found.add(place{tenant: sc.Tenant})
 		case l == manifest.LayerService && !sc.Service.IsZero():
-			found = append(found, place{sc.Tenant, sc.Service})
+			found.add(place{sc.Tenant, sc.Service})
 		}
 	}
-	if len(found) == 0 {
-		return nil, config.Errorf(config.InvalidArgument, "values of %s belong to a service", r.Prefix).WithHint("name the service")
+	if found.n == 0 {
+		return config.Errorf(config.InvalidArgument, "values of %s belong to a service", r.Prefix).WithHint("name the service")
 	}
-	return found, nil
+	return nil
 }
 
 // place returns the one place that a write addresses.

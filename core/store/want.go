@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
@@ -52,46 +53,58 @@ func (w Want) check() error {
 	return nil
 }
 
+// cached is what a cache is asked.
+func (w Want) cached() cache.Want {
+	return cache.Want{Bounded: w.Bounded, MaxStaleness: w.MaxStaleness}
+}
+
 // truth reports whether the answer has to come from the store itself. Without
 // anything in between every read does, except where a store's ordinary reads
 // are of an age that nobody knows.
-func (w Want) truth() bool { return w.Bounded || w.MinVersion > 0 }
+func (c call) truth() bool { return c.want.Bounded || c.renew }
 
 // awaited reads one ID until it has the version min, or is absent, or ctx or
-// the time for it is over: the given one, unless ctx ends before.
-func (c call) awaited(ctx context.Context, id config.ID, minVersion uint64, most time.Duration) (e config.Entry, found bool, err error) {
+// the time for it is over: the given one, unless ctx ends before. What is held
+// may do; after that the store's own truth is read.
+func (c call) awaited(ctx context.Context, id config.ID, minVersion uint64, most time.Duration) (reading, error) {
 	end := time.Now().Add(most)
 	if deadline, ok := ctx.Deadline(); ok {
 		if deadline = deadline.Add(-min(maxMargin, time.Until(deadline)/10)); deadline.Before(end) {
 			end = deadline
 		}
 	}
-	reading, cancel := context.WithDeadline(ctx, end)
+	until, cancel := context.WithDeadline(ctx, end)
 	defer cancel()
 	seen := false
 	var here uint64
-	for pause := firstPause; ; pause = min(2*pause, maxPause) {
-		e, found, err = c.read(reading, id, 0)
+	for pause := firstPause; ; {
+		r, err := c.read(until, id)
 		switch {
-		case err != nil && seen && reading.Err() != nil && ctx.Err() == nil:
-			return config.Entry{}, false, c.late(minVersion, here)
-		case err != nil || !found || e.Version >= minVersion:
-			return e, found, err
-		case e.Version == 0:
-			return config.Entry{}, false, c.unable("count versions")
+		case err != nil && seen && until.Err() != nil && ctx.Err() == nil:
+			return reading{}, c.late(minVersion, here)
+		case err != nil || r.found && r.entry.Version >= minVersion || !r.found && c.truth():
+			return r, err
+		case r.found && r.entry.Version == 0:
+			return reading{}, c.unable("count versions")
+		case r.found:
+			seen, here = true, r.entry.Version
 		}
-		seen, here = true, e.Version
+		if !c.truth() { // what was read may be old, and newer is to be had at once
+			c.want = cache.Want{Bounded: true}
+			continue
+		}
 		// Half of it at random, so that those who wait for one version do not
 		// all ask at once.
 		wait := time.NewTimer(pause/2 + rand.N(pause/2)) //nolint:gosec // jitter, not a secret
+		pause = min(2*pause, maxPause)
 		select {
 		case <-wait.C:
-		case <-reading.Done():
+		case <-until.Done():
 			wait.Stop()
 			if ctx.Err() != nil {
-				return config.Entry{}, false, c.refused(ctx.Err())
+				return reading{}, c.refused(ctx.Err())
 			}
-			return config.Entry{}, false, c.late(minVersion, here)
+			return reading{}, c.late(minVersion, here)
 		}
 	}
 }
@@ -105,7 +118,7 @@ func (c call) late(minVersion, here uint64) error {
 // needsRefresh reports whether the call can not do with the backend's ordinary
 // reads of the latest version.
 func (c call) needsRefresh() bool {
-	return c.truth && driver.CaveatsOf(c.route.Backend).EventualReads
+	return c.truth() && driver.CaveatsOf(c.route.Backend).EventualReads
 }
 
 // refreshed asks the backend for IDs from the source of truth. Its error is the

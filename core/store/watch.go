@@ -417,7 +417,7 @@ func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	case at < layer:
 		return nil // hidden
 	}
-	return w.put(now)
+	return w.put(now.entry)
 }
 
 // sync takes the sync event of one layer. The last one's says that everything

@@ -227,7 +227,7 @@ func (s *system) startConfig(ctx context.Context, m *manifest.Manifest) error {
 		"TAGSTORE_LISTEN="+orAnyPort(s.options.ConfigListen),
 		"TAGSTORE_MANAGEMENT_LISTEN="+orAnyPort(s.options.ManagementListen),
 		"TAGSTORE_JWT_ISSUER="+s.info.Issuer,
-		"TAGSTORE_JWT_CLIENT_IDS="+clientID,
+		"TAGSTORE_JWT_CLIENT_IDS="+clientID+","+machineID,
 		"TAGSTORE_JWKS_URL="+s.info.JWKSURL,
 		"TAGSTORE_TOKEN_KEY="+s.issuer.identity.TokenKey,
 		// There is no load balancer here that would have to notice.

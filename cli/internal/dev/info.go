@@ -28,9 +28,19 @@ type Info struct {
 	Issuer         string `json:"issuer"`
 	JWKSURL        string `json:"jwks_url"`
 	Manifest       string `json:"manifest"` // absolute path
+	// Machine is how a machine that announces changes gets tokens for itself.
+	Machine Machine `json:"machine"`
 	// Tokens holds, by tenant and role, a token of each.
 	Tokens    map[string]map[string]string `json:"-"`
 	Refresher string                       `json:"-"`
+}
+
+// Machine is an app client and where it fetches its tokens, by the client
+// credentials grant.
+type Machine struct {
+	TokenURL     string `json:"token_url"`
+	ClientID     string `json:"client_id"`
+	ClientSecret string `json:"client_secret"`
 }
 
 // Tenants returns the tenants that there are tokens for, sorted.

@@ -2,6 +2,7 @@ package dev
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -20,6 +21,9 @@ import (
 
 const (
 	clientID = "tagstore-dev"
+	// machineID is the app client of the machines that announce changes. Its
+	// secret is another one at every start.
+	machineID = "tagstore-dev-machine"
 	// tokenLife is long: nobody else can use these tokens, and a development
 	// system may run for days.
 	tokenLife = 7 * 24 * time.Hour
@@ -70,6 +74,7 @@ func readIdentity(path string) (identity, error) {
 type issuer struct {
 	*devissuer.Issuer
 	identity identity
+	machine  devissuer.Machine
 	server   *http.Server
 	failed   chan error // gets what ends the listener before close
 	done     chan struct{}
@@ -93,7 +98,8 @@ func startIssuer(ctx context.Context, dir, address string) (*issuer, error) {
 			WithHint("free the port, or set --issuer-listen to another one (port 0 takes a free one)").WithCause(err)
 	}
 	id.IssuerAddress = listener.Addr().String()
-	tokens, err := devissuer.New(devissuer.Options{ClientID: clientID, Key: key})
+	machine := devissuer.Machine{ClientID: machineID, Secret: rand.Text()}
+	tokens, err := devissuer.New(devissuer.Options{ClientID: clientID, Machine: machine, Key: key})
 	if err == nil {
 		err = writeJSON(idPath, id)
 	}
@@ -103,7 +109,7 @@ func startIssuer(ctx context.Context, dir, address string) (*issuer, error) {
 	}
 	tokens.SetURL("http://" + id.IssuerAddress)
 	i := &issuer{
-		Issuer: tokens, identity: id, failed: make(chan error, 1), done: make(chan struct{}),
+		Issuer: tokens, identity: id, machine: machine, failed: make(chan error, 1), done: make(chan struct{}),
 		server: &http.Server{Handler: tokens, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second},
 	}
 	go func() {
@@ -126,7 +132,7 @@ func listenIssuer(ctx context.Context, address, last string) (net.Listener, erro
 	return listen.Listen(ctx, "tcp", anyPort)
 }
 
-// tokens fills in the tokens of dev.json.
+// tokens fills in the tokens of dev.json, and how a machine gets its own.
 func (i *issuer) tokens(info *Info, tenants []string) error {
 	info.Tokens = make(map[string]map[string]string, len(tenants))
 	for _, tenant := range tenants {
@@ -139,6 +145,7 @@ func (i *issuer) tokens(info *Info, tenants []string) error {
 			info.Tokens[tenant][string(role)] = token
 		}
 	}
+	info.Machine = Machine{TokenURL: i.TokenURL(), ClientID: i.machine.ClientID, ClientSecret: i.machine.Secret}
 	var err error
 	info.Refresher, err = i.Refresher(tokenLife)
 	return err

@@ -3,8 +3,8 @@
 // can call it gets any token that it asks for. Nothing that serves customers
 // may trust it.
 //
-// An Issuer is an http.Handler that publishes its keys. Beside well-formed
-// tokens it signs whatever a test hands it, so that a verifier can be shown
+// An Issuer is an http.Handler that publishes its keys and, for a machine that
+// knows its secret, hands out tokens. Beside well-formed tokens it signs whatever a test hands it, so that a verifier can be shown
 // what an attacker would send.
 package devissuer
 
@@ -38,6 +38,9 @@ type Options struct {
 	Issuer string
 	// ClientID is the app client that tokens are issued to. Required.
 	ClientID string
+	// Machine may fetch tokens with the scope to refresh at /oauth2/token. The
+	// zero value is nobody: then there is no such endpoint.
+	Machine Machine
 	// Key signs the tokens. Default: a new one, which takes a while to make, so
 	// tests that need many issuers share keys.
 	Key *rsa.PrivateKey
@@ -48,6 +51,7 @@ type Options struct {
 // Issuer issues tokens. Its methods may be called concurrently.
 type Issuer struct {
 	clientID string
+	machine  Machine
 	now      func() time.Time
 
 	mu     sync.RWMutex
@@ -62,6 +66,12 @@ func New(o Options) (*Issuer, error) {
 	if o.ClientID == "" {
 		return nil, &config.Error{Op: "devissuer.New", Code: config.InvalidArgument, Message: "there is no client id", Hint: "set one"}
 	}
+	if (o.Machine.ClientID == "") != (o.Machine.Secret == "") {
+		return nil, &config.Error{
+			Op: "devissuer.New", Code: config.InvalidArgument,
+			Message: "the machine has a client id or a secret, but not both", Hint: "set both",
+		}
+	}
 	if o.Key == nil {
 		key, err := GenerateKey()
 		if err != nil {
@@ -72,7 +82,7 @@ func New(o Options) (*Issuer, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Issuer{clientID: o.ClientID, now: o.Now, issuer: o.Issuer, keys: []*rsa.PrivateKey{o.Key}}, nil
+	return &Issuer{clientID: o.ClientID, machine: o.Machine, now: o.Now, issuer: o.Issuer, keys: []*rsa.PrivateKey{o.Key}}, nil
 }
 
 // SetURL says where the Issuer is served, such as "http://127.0.0.1:4000". A
@@ -175,9 +185,13 @@ func (i *Issuer) AccessClaims(tenant, subject string, role auth.Role, ttl time.D
 
 // RefresherClaims returns the claims of a Refresher's token, for changing.
 func (i *Issuer) RefresherClaims(ttl time.Duration) map[string]any {
-	claims := i.claims(i.clientID, ttl)
+	return i.refresherClaims(i.clientID, ttl)
+}
+
+func (i *Issuer) refresherClaims(clientID string, ttl time.Duration) map[string]any {
+	claims := i.claims(clientID, ttl)
 	claims["token_use"] = "access"
-	claims["client_id"] = i.clientID
+	claims["client_id"] = clientID
 	claims["scope"] = auth.RefreshScope
 	return claims
 }
@@ -265,19 +279,24 @@ type discovery struct {
 	Algorithms []string `json:"id_token_signing_alg_values_supported"`
 	Responses  []string `json:"response_types_supported"`
 	Subjects   []string `json:"subject_types_supported"`
+	TokenURL   string   `json:"token_endpoint,omitempty"`
 }
 
 // ServeHTTP serves /.well-known/jwks.json and a minimal
-// /.well-known/openid-configuration, for GET and HEAD.
+// /.well-known/openid-configuration, for GET and HEAD, and, if there is a
+// Machine, POST /oauth2/token.
 func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	var document any
 	switch r.URL.Path {
+	case tokenPath:
+		i.serveToken(w, r)
+		return
 	case jwksPath:
 		document = map[string]any{"keys": i.published()}
 	case discoveryPath:
 		document = discovery{
 			Issuer: i.Issuer(), JWKSURL: i.JWKSURL(), Algorithms: []string{"RS256"},
-			Responses: []string{"token"}, Subjects: []string{"public"},
+			Responses: []string{"token"}, Subjects: []string{"public"}, TokenURL: i.TokenURL(),
 		}
 	default:
 		http.NotFound(w, r)
@@ -288,6 +307,10 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "only GET and HEAD", http.StatusMethodNotAllowed)
 		return
 	}
+	answer(w, http.StatusOK, document)
+}
+
+func answer(w http.ResponseWriter, status int, document any) {
 	data, err := json.Marshal(document)
 	if err != nil {
 		http.Error(w, "internal error", http.StatusInternalServerError)
@@ -295,6 +318,7 @@ func (i *Issuer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
 	// A client that went away needs no answer.
 	_, _ = w.Write(data)
 }

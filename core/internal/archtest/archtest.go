@@ -35,7 +35,8 @@ var core = map[string][]string{
 	"keypath":    {"config"},
 	"manifest":   {"config", "internal/nearest"},
 	"router":     {"config", "driver", "manifest"},
-	"store":      {"config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
+	"cache":      {"config", "driver"},
+	"store":      {"cache", "config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
 
 	"errgrpc":       {"config", "internal/gen/tagstore/error/v1"},
 	"internal/wire": {"config", "driver", "errgrpc", "internal/gen/tagstore/backend/v1", "internal/gen/tagstore/error/v1"},
@@ -45,9 +46,11 @@ var core = map[string][]string{
 	"pluginhost": {"config", "driver", "errgrpc", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
 	"plugintest": {"config", "driver", "drivertest", "pluginhost"},
 
-	"auth":           {"config", "internal/strictjson"},
-	"auth/devissuer": {"auth", "config"},
-	"client":         {"config", "errgrpc", "gen/tagstore/v1"},
+	"auth":              {"config", "internal/strictjson"},
+	"auth/devissuer":    {"auth", "config"},
+	"auth/machinetoken": {"auth", "config", "settings"},
+	"client":            {"config", "errgrpc", "gen/tagstore/v1"},
+	"fanout":            {"client", "config"},
 
 	"gen/tagstore/v1":                  {},
 	"internal/gen/tagstore/backend/v1": {"internal/gen/tagstore/error/v1"},
@@ -66,9 +69,11 @@ var modules = map[string]struct{ may, mayNot []string }{
 	// plugins share is no plugin.
 	"plugins/": {may: []string{"core/config", "core/driver", "core/keypath", "core/pluginmain", "plugins/internal/awsconn"}},
 	// A service never imports a plugin or another service.
-	"services/config": {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
+	"services/config": {may: []string{"core/", "internal/cloudmap"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
 	"services/order":  {may: []string{"core/auth", "core/client", "core/config", "core/settings", "core/telemetry"}},
-	"cli":             {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
+	// What announces changes finds the replicas here.
+	"internal/cloudmap": {may: []string{"core/config", "core/fanout"}},
+	"cli":               {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
 }
 
 // inTests is what the tests of a module may import beside that. The emulators
@@ -80,6 +85,7 @@ var inTests = map[string][]string{
 		"emulators",
 	},
 	"services/": {"core/", "emulators"},
+	"internal/": {"emulators"},
 	"cli":       {"core/"},
 }
 
@@ -89,13 +95,14 @@ var outside = []struct {
 	library string
 	only    []string
 }{
-	{"github.com/aws/", []string{"plugins/", "services/order", "refresh-lambda", "bench"}},
+	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "bench"}},
 	{"github.com/aws/aws-dax-go-v2", []string{"plugins/dynamodb"}},
 	{"github.com/dgraph-io/ristretto", []string{"core/cache"}},
 	{"github.com/hashicorp/", []string{"core/pluginmain", "core/pluginhost", "core/plugintest", "core/internal/handshake"}},
 	{"go.etcd.io/bbolt", []string{"plugins/local", "services/order", "bench"}},
 	{"github.com/golang-jwt/", []string{"core/auth"}},
 	{"github.com/go-jose/", []string{"core/auth/devissuer"}},
+	{"golang.org/x/oauth2", []string{"core/auth/machinetoken"}},
 	{"go.yaml.in/yaml", []string{"core/manifest"}},
 	{"github.com/spf13/cobra", []string{"cli"}},
 	{"google.golang.org/grpc", []string{
@@ -198,7 +205,7 @@ func testBreach(name, imp string) string {
 // its path, or two where modules share a folder.
 func module(name string) string {
 	first, rest, _ := strings.Cut(name, "/")
-	if first == "plugins" || first == "services" {
+	if first == "plugins" || first == "services" || first == "internal" {
 		second, _, _ := strings.Cut(rest, "/")
 		return first + "/" + second
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/tagstore/tagstore/core/auth"
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/pluginhost"
 	"github.com/tagstore/tagstore/core/router"
@@ -98,7 +99,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		return stoppedOr(ctx, err)
 	}
 	defer func() { err = errors.Join(err, host.Close()) }()
-	routes, err := p.routes(host)
+	held, err := cache.New(cache.Options{
+		Logger: tel.Logger, MeterProvider: tel.MeterProvider, MaxBytes: int64(s.CacheMB) << 20, TenantShare: float64(s.CacheTenantPercent) / 100,
+		CallsPerMinute: s.ReconcileCalls, TokenKey: p.tokenKey,
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, held.Close()) }()
+	routes, err := p.routes(host, held)
 	if err != nil {
 		return err
 	}

@@ -290,14 +290,19 @@ func TestTraceAndRequestID(t *testing.T) {
 	t.Errorf("no log line has all of it:\n%s", s.out)
 }
 
-func TestCacheSettingsAreWarnedAbout(t *testing.T) {
+// A route's cache settings decide where its answers come from.
+func TestCacheSettings(t *testing.T) {
 	s := deploy(t, manifestText).run(t)
-	for _, r := range s.out.records(t, "the route's cache settings have no effect in this version: every answer comes from the store") {
-		if r["prefix"] == "param_config_" && r["level"] == "WARN" {
-			return
+	ctx, c := s.as(t, tenantA, auth.RoleEditor), s.client(t)
+	for k, want := range map[string]config.Source{"param_config_x": config.SourceCache, "tenant_config_x": config.SourceStore} {
+		if _, err := c.Put(ctx, client.PutRequest{Key: key(t, k), Value: []byte(`"x"`)}); err != nil {
+			t.Fatal(err)
+		}
+		got, err := c.Get(ctx, key(t, k), config.Service{})
+		if err != nil || got.Freshness.Source != want || got.Freshness.State != config.StateFresh {
+			t.Errorf("%s is %+v, %v; want it fresh from the %s", k, got.Freshness, err, want)
 		}
 	}
-	t.Errorf("no warning:\n%s", s.out)
 }
 
 // A drain tells probes first, lets a call in flight finish, ends streams so

@@ -7,6 +7,7 @@ import (
 	"net"
 
 	"github.com/tagstore/tagstore/core/auth"
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/manifest"
 	"github.com/tagstore/tagstore/core/pluginhost"
@@ -48,12 +49,6 @@ func prepare(s Settings) (*plan, error) {
 
 // warn says what was asked for and is not to be had.
 func (p *plan) warn(logger *slog.Logger) {
-	for _, r := range p.manifest.Routes {
-		if !r.Cache.IsZero() {
-			logger.Warn("the route's cache settings have no effect in this version: every answer comes from the store",
-				slog.String("prefix", r.Prefix))
-		}
-	}
 	if !p.tokenKeyFixed {
 		logger.Info("page and resume tokens end with this process",
 			slog.String("hint", "set "+Prefix+"TOKEN_KEY to the same key on every replica to let clients resume elsewhere"))
@@ -72,9 +67,28 @@ func (p *plan) plugins() []pluginhost.Plugin {
 	return out
 }
 
-// routes puts the manifest's routes onto the processes that answer them.
-func (p *plan) routes(host *pluginhost.Host) (*router.Table, error) {
-	return router.FromManifest(p.manifest, func(name string) (driver.Backend, bool) { return host.Process(name) })
+// routes puts the manifest's routes, each behind the cache, onto the processes
+// that answer them. A route that is not cached is behind it, too: there it can
+// be watched, whatever its store can do.
+func (p *plan) routes(host *pluginhost.Host, c *cache.Cache) (*router.Table, error) {
+	return router.FromManifest(p.manifest, func(r manifest.Route) (driver.Backend, bool) {
+		process, ok := host.Process(r.Backend)
+		if !ok {
+			return nil, false
+		}
+		return c.Wrap(process, policy(r)), true
+	})
+}
+
+// policy is what a route's cache settings come to.
+func policy(r manifest.Route) cache.Policy {
+	if r.Cache.Mode == manifest.CacheNone {
+		return cache.Policy{Prefix: r.Prefix}
+	}
+	return cache.Policy{
+		Prefix: r.Prefix, MaxStaleness: r.Cache.MaxStaleness, Reconcile: r.Cache.Mode == manifest.CacheEvent,
+		StaleIfError: r.Cache.StaleIfError, NegativeTTL: r.Cache.NegativeTTL,
+	}
 }
 
 // backends is every process with the prefixes that lead to it, by name.

@@ -44,6 +44,10 @@ type Settings struct {
 
 	TokenKey settings.Secret `env:"TOKEN_KEY" doc:"base64 of 32 or more random bytes that seal page and resume tokens; the same for all replicas; by default random for each process"`
 
+	CacheMB            int `env:"CACHE_MB" default:"256" doc:"memory for cached values in MiB, 1 to 65536"`
+	CacheTenantPercent int `env:"CACHE_TENANT_PERCENT" default:"25" doc:"the part of it that one tenant may take, 1 to 100"`
+	ReconcileCalls     int `env:"RECONCILE_CALLS" default:"600" doc:"calls of each store per minute that compare what is held with it, 1 to 60000"`
+
 	SocketDir string `env:"SOCKET_DIR" doc:"folder, of this user alone, for the sockets of plugins; by default the system's folder for temporary files, whose cleaners may delete live sockets"`
 
 	PluginStartTimeout time.Duration `env:"PLUGIN_START_TIMEOUT" default:"5s" doc:"time that a plugin may take from its start until its store is open, 100ms to 10m; raise it for large stores"`
@@ -99,6 +103,15 @@ func (s Settings) limits() (server.Limits, error) {
 	}
 	if s.PluginStartTimeout < 100*time.Millisecond || s.PluginStartTimeout > 10*time.Minute {
 		problems = append(problems, wrong("PLUGIN_START_TIMEOUT", "is not between 100ms and 10m"))
+	}
+	if s.CacheMB < 1 || s.CacheMB > 1<<16 {
+		problems = append(problems, wrong("CACHE_MB", "is not between 1 and 65536"))
+	}
+	if s.CacheTenantPercent < 1 || s.CacheTenantPercent > 100 {
+		problems = append(problems, wrong("CACHE_TENANT_PERCENT", "is not between 1 and 100"))
+	}
+	if s.ReconcileCalls < 1 || s.ReconcileCalls > 60_000 {
+		problems = append(problems, wrong("RECONCILE_CALLS", "is not between 1 and 60000"))
 	}
 	if s.DrainDelay < 0 {
 		problems = append(problems, wrong("DRAIN_DELAY", "is below 0s"))

@@ -44,12 +44,16 @@ func (c *cable) Watch(ctx context.Context, r driver.WatchRequest, emit func(driv
 	c.mu.Lock()
 	cut := c.cut
 	c.mu.Unlock()
+	unplugged := config.Errorf(config.Unavailable, "unplugged")
+	if cut.Err() != nil {
+		return unplugged
+	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(cut, cancel)()
 	err := c.Backend.Watch(ctx, r, emit)
 	if cut.Err() != nil {
-		return config.Errorf(config.Unavailable, "unplugged")
+		return unplugged
 	}
 	return err
 }

@@ -1,0 +1,186 @@
+package cache
+
+import (
+	"context"
+	"time"
+
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/driver"
+)
+
+const (
+	// maintainEvery is how often what is due is looked for.
+	maintainEvery = time.Second
+	// unkeptStaleness bounds how late the watchers of a route that keeps nothing
+	// are told of a change that nobody announced.
+	unkeptStaleness = 30 * time.Second
+	// reconcileChunk is how many values one call of the reconciler compares.
+	reconcileChunk = 100
+)
+
+// bound is how late a change that nobody announced may be seen.
+func (b *Backend) bound() time.Duration {
+	if b.keeps() {
+		return b.policy.MaxStaleness
+	}
+	return unkeptStaleness
+}
+
+// maintain is the reconciler of one route, and keeps an eye on its store while
+// somebody depends on being told.
+func (b *Backend) maintain() {
+	ctx := b.ctx
+	tick := time.NewTicker(maintainEvery)
+	defer tick.Stop()
+	var compared time.Duration
+	pass := b.bound() / 2 * time.Duration(scale()) / 1000
+	_, turned := b.source.state()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-turned:
+			var down bool
+			if down, turned = b.source.state(); !down {
+				b.suspect() // whatever changed meanwhile was missed
+			}
+		case <-b.views.wake:
+		case <-tick.C:
+		}
+		views := b.views.all()
+		if b.source.down.Load() {
+			continue // it is probed already
+		}
+		if _, pings := driver.AsPinger(b.Backend); pings && len(views) > 0 {
+			b.source.try(ctx)
+			b.probeIfDown()
+		}
+		now := b.cache.since()
+		for _, v := range views {
+			if v.due(now, pass) {
+				_, _ = v.walk(ctx) // it stays dirty, and is tried again
+			}
+		}
+		if b.policy.Reconcile && b.keeps() && now-compared >= pass/2 {
+			compared = now
+			b.compareHeld(ctx)
+		}
+	}
+}
+
+// suspect has every view compared with the store.
+func (b *Backend) suspect() {
+	for _, v := range b.views.all() {
+		v.mu.Lock()
+		v.dirty = true
+		v.mu.Unlock()
+	}
+}
+
+// due reports whether a view that is watched has to be compared with its store.
+func (v *view) due(now, pass time.Duration) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.listed > 0 && (v.dirty || now-v.listed >= pass)
+}
+
+// reported notes the outcome of a call of the store.
+func (b *Backend) reported(id config.ID, err error) {
+	if b.source.report(id, err) {
+		b.probe()
+	}
+}
+
+func (b *Backend) probeIfDown() {
+	if b.source.down.Load() {
+		b.probe()
+	}
+}
+
+// probe asks the store for a sign of life until there is one.
+func (b *Backend) probe() {
+	if b.source.probing.CompareAndSwap(false, true) {
+		b.cache.goDo(func() {
+			defer b.source.probing.Store(false)
+			b.source.probe(b.cache.ctx)
+		})
+	}
+}
+
+// compareHeld compares what is held and in use with the store, as far as the
+// budget of calls goes: what it does not get to expires by its age.
+func (b *Backend) compareHeld(ctx context.Context) {
+	var chunk []*Record
+	now := b.cache.since()
+	b.cache.shares.walk(func(r *Record) bool {
+		if r.owner != b || r.age(now) < r.hard()/4 || !r.used.Swap(false) {
+			return true
+		}
+		if chunk = append(chunk, r); len(chunk) < reconcileChunk {
+			return true
+		}
+		going := b.compareChunk(ctx, chunk)
+		chunk = nil
+		return going
+	})
+	if len(chunk) > 0 {
+		b.compareChunk(ctx, chunk)
+	}
+}
+
+// compareChunk reports whether to go on.
+func (b *Backend) compareChunk(ctx context.Context, chunk []*Record) bool {
+	ids := make([]config.ID, len(chunk))
+	for i, r := range chunk {
+		ids[i] = r.entry.ID
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.cache.budget)
+	defer cancel()
+	born, began := b.cache.clock.now(), b.cache.since()
+	got, ok := b.askMany(ctx, ids)
+	if !ok {
+		return false
+	}
+	for i, g := range got {
+		r, err := b.judged(ids[i], g, born, began, true)
+		switch {
+		case err != nil || r == nil:
+		case r.same(chunk[i]):
+			chunk[i].read.Store(int64(began)) // it is as good as read anew
+		case !r.absent && b.cache.floors.forbids(r.entry, began):
+		default:
+			b.counts.reconciled.Add(1)
+			b.apply(r)
+		}
+	}
+	return true
+}
+
+// askMany asks the source of truth for several values within the budget.
+func (b *Backend) askMany(ctx context.Context, ids []config.ID) ([]driver.Result, bool) {
+	calls := 1
+	refresher, refreshes := driver.AsRefresher(b.Backend)
+	refreshes = refreshes && b.eventual
+	batcher, batches := driver.AsBatcher(b.Backend)
+	if !refreshes && !batches {
+		calls = len(ids)
+	}
+	if !b.budget.AllowN(time.Now(), calls) || b.source.down.Load() {
+		return nil, false
+	}
+	var got []driver.Result
+	var err error
+	switch {
+	case refreshes:
+		got, err = refresher.Refresh(ctx, ids)
+	case batches:
+		got, err = batcher.BatchGet(ctx, ids)
+	default:
+		got = make([]driver.Result, len(ids))
+		for i, id := range ids {
+			got[i].Entry, got[i].Err = b.Backend.Get(ctx, id, 0)
+		}
+	}
+	b.reported(ids[0], err)
+	return got, err == nil && len(got) == len(ids)
+}

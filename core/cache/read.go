@@ -1,0 +1,300 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/driver"
+)
+
+// patience is how long a read waits for the store when it holds an answer that
+// may stand in for it.
+const patience = 500 * time.Millisecond
+
+// Read returns the latest value of id, from memory where that is good enough
+// for the route's policy and for w, else from the store. An absence is an
+// answer and no error. What comes from memory costs no allocation.
+//
+// Where the store is out of reach, what is held stands in for it up to the
+// policy's StaleIfError, marked as it is.
+func (b *Backend) Read(ctx context.Context, id config.ID, w Want) (Answer, error) {
+	if !b.keeps() && w == (Want{}) {
+		return b.through(ctx, id)
+	}
+	s := b.spot(id)
+	held, need := b.lookup(s, id)
+	if held != nil && b.usable(held, need) {
+		now := b.cache.since()
+		if age := held.age(now); age < b.limit(held, w) {
+			b.counts.hit(age)
+			if !held.used.Load() {
+				held.used.Store(true)
+			}
+			if age >= held.soft() {
+				b.refill(ctx, id, s)
+			}
+			return held.answer(config.SourceCache, age, config.StateFresh), nil
+		}
+	}
+	return b.miss(ctx, id, s, held, w)
+}
+
+// through asks the store of a route that keeps nothing.
+func (b *Backend) through(ctx context.Context, id config.ID) (Answer, error) {
+	s := b.spot(id)
+	exact := b.demand(s, Want{}).exact
+	born, began := b.cache.clock.now(), b.cache.since()
+	got := b.ask(ctx, id, exact)
+	if ctx.Err() == nil {
+		b.reported(id, got.Err)
+	}
+	r, err := b.judged(id, got, born, began, exact)
+	switch {
+	case err != nil:
+		return Answer{}, err
+	case r == nil: // a breach of the contract: others judge it
+		r = b.record(got.Entry, false, born, began, true)
+	case !r.absent && b.cache.floors.forbids(r.entry, began):
+		return b.miss(ctx, id, s, nil, Want{Bounded: true}) // which waits for the newer one
+	}
+	return b.fetched(r, began), nil
+}
+
+// usable reports whether a record may be used that needs this born.
+func (b *Backend) usable(r *Record, need uint64) bool {
+	return r.born >= need && (r.exact || need <= b.cache.clock.settled.Load())
+}
+
+// limit is the age up to which a valid record answers.
+func (b *Backend) limit(r *Record, w Want) time.Duration {
+	if w.Bounded {
+		return min(r.hard(), w.MaxStaleness)
+	}
+	return r.hard()
+}
+
+func (n *counts) hit(age time.Duration) {
+	n.hits.Add(1)
+	n.served(age)
+}
+
+// served notes the age of an answer that is not marked.
+func (n *counts) served(age time.Duration) {
+	for old := n.oldest.Load(); int64(age) > old; old = n.oldest.Load() {
+		if n.oldest.CompareAndSwap(old, int64(age)) {
+			return
+		}
+	}
+}
+
+// refill has a record read again before it expires, for those who come next.
+func (b *Backend) refill(ctx context.Context, id config.ID, s spot) {
+	if b.source.down.Load() {
+		return
+	}
+	// Nobody waits for it: boarding is all there is to do.
+	b.board(ctx, id, s, b.demand(s, Want{}))
+}
+
+// demand is what a read of s needs of a call of the store.
+func (b *Backend) demand(s spot, w Want) demand {
+	need := b.cache.clock.need(s)
+	d := demand{born: need, exact: b.eventual && need > b.cache.clock.settled.Load()}
+	switch {
+	case !b.keeps():
+		// Who asks twice asks the store twice.
+		d.order = b.cache.flights.order()
+		d.exact = d.exact || w.Bounded
+	case w.Bounded:
+		// Its age counts from the moment before the store was asked.
+		d.after, d.exact = b.cache.since()-w.MaxStaleness, true
+		if w.MaxStaleness == 0 {
+			d.order = b.cache.flights.order()
+		}
+	}
+	return d
+}
+
+// miss answers from the store.
+func (b *Backend) miss(ctx context.Context, id config.ID, s spot, held *Record, w Want) (Answer, error) {
+	b.counts.misses.Add(1)
+	began := b.cache.since()
+	if b.source.down.Load() {
+		if a, ok := b.standIn(held, s, w); ok {
+			return a, nil
+		}
+		return Answer{}, errDown()
+	}
+	waiting := ctx
+	if _, ok := b.standIn(held, s, w); ok {
+		var cancel context.CancelFunc
+		waiting, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	r, err := b.fetch(waiting, id, s, b.demand(s, w))
+	if err == nil {
+		b.counts.served(0)
+		return b.fetched(r, began), nil
+	}
+	if ctx.Err() == nil && (retryable(err) || errors.Is(err, context.DeadlineExceeded)) {
+		if a, ok := b.standIn(held, s, w); ok {
+			return a, nil
+		}
+	}
+	return Answer{}, err
+}
+
+// fetched is the answer of a call that began at or after began, or was shared.
+func (b *Backend) fetched(r *Record, began time.Duration) Answer {
+	from := config.SourceStore
+	if r.entry.Source != config.SourceUnknown {
+		from = r.entry.Source
+	}
+	var age time.Duration
+	if read := time.Duration(r.read.Load()); read < began {
+		age = b.cache.since() - read
+	}
+	return r.answer(from, age, config.StateFresh)
+}
+
+// standIn is an old answer for a store that can not be asked. What was known to
+// be outdated is stale, however young.
+func (b *Backend) standIn(held *Record, s spot, w Want) (Answer, bool) {
+	if held == nil || b.policy.StaleIfError <= 0 {
+		return Answer{}, false
+	}
+	age := held.age(b.cache.since())
+	valid := b.usable(held, b.cache.clock.need(s))
+	switch {
+	case valid && age < b.policy.MaxStaleness && (!w.Bounded || age <= w.MaxStaleness):
+		b.counts.degraded.Add(1)
+		b.counts.served(age)
+		return held.answer(config.SourceCache, age, config.StateDegraded), true
+	case w.Bounded || age >= b.policy.StaleIfError:
+		return Answer{}, false
+	}
+	b.counts.stale.Add(1)
+	return held.answer(config.SourceCache, age, config.StateStale), true
+}
+
+// ReadMany is Read for each of several, in order. What is not in memory costs
+// one call of the store, or one for each if it can not be asked for several.
+func (b *Backend) ReadMany(ctx context.Context, ids []config.ID, w Want) []Result {
+	out := make([]Result, len(ids))
+	var missing, exact []int // indexes
+	for i, id := range ids {
+		s := b.spot(id)
+		held, need := b.lookup(s, id)
+		if held != nil && b.usable(held, need) {
+			if age := held.age(b.cache.since()); age < b.limit(held, w) {
+				b.counts.hit(age)
+				out[i].Answer = held.answer(config.SourceCache, age, config.StateFresh)
+				continue
+			}
+		}
+		if b.demand(s, w).exact {
+			exact = append(exact, i)
+		} else {
+			missing = append(missing, i)
+		}
+	}
+	b.readChunk(ctx, ids, missing, w, false, out)
+	b.readChunk(ctx, ids, exact, w, true, out)
+	return out
+}
+
+// readChunk answers the IDs at these indexes.
+func (b *Backend) readChunk(ctx context.Context, ids []config.ID, at []int, w Want, exact bool, out []Result) {
+	batcher, batches := driver.AsBatcher(b.Backend)
+	refresher, refreshes := driver.AsRefresher(b.Backend)
+	refreshes = refreshes && exact && b.eventual
+	if len(at) == 0 {
+		return
+	}
+	if len(at) == 1 || !batches && !refreshes {
+		b.readEach(ctx, ids, at, w, out)
+		return
+	}
+	b.counts.misses.Add(int64(len(at)))
+	asked := make([]config.ID, len(at))
+	for i, j := range at {
+		asked[i] = ids[j]
+	}
+	fail := func(err error) {
+		for _, i := range at {
+			s := b.spot(ids[i])
+			held, _ := b.lookup(s, ids[i])
+			if a, ok := b.standIn(held, s, w); ok && retryable(err) {
+				out[i].Answer = a
+			} else {
+				out[i].Err = err
+			}
+		}
+	}
+	if b.source.down.Load() {
+		fail(errDown())
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.cache.budget)
+	defer cancel()
+	if err := b.source.enter(ctx); err != nil {
+		fail(err)
+		return
+	}
+	defer b.source.leave()
+	born, began := b.cache.clock.now(), b.cache.since()
+	var got []driver.Result
+	var err error
+	if refreshes {
+		got, err = refresher.Refresh(ctx, asked)
+	} else {
+		got, err = batcher.BatchGet(ctx, asked)
+	}
+	switch {
+	case err == nil && len(got) != len(asked):
+		err = breach("wrong number of results")
+	case err != nil && config.CodeOf(err) == config.NotFound:
+		err = breach("batch not found")
+	}
+	b.reported(asked[0], err)
+	if err != nil {
+		b.counts.failures.Add(1)
+		fail(err)
+		return
+	}
+	b.counts.fills.Add(1)
+	for i, g := range got {
+		out[at[i]] = b.settled(ctx, ids[at[i]], g, born, began, exact, w)
+	}
+	b.cache.gate.settle()
+}
+
+// settled is what one result of a batch comes to.
+func (b *Backend) settled(ctx context.Context, id config.ID, g driver.Result, born uint64, began time.Duration, exact bool, w Want) Result {
+	s := b.spot(id)
+	rec, err := b.judged(id, g, born, began, exact)
+	switch {
+	case err != nil:
+		held, _ := b.lookup(s, id)
+		if a, ok := b.standIn(held, s, w); ok && retryable(err) {
+			return Result{Answer: a}
+		}
+		return Result{Err: err}
+	case rec == nil:
+		return Result{Answer: Answer{Entry: g.Entry, Freshness: config.Freshness{Source: config.SourceStore, State: config.StateFresh}}}
+	case !rec.absent && b.cache.floors.forbids(rec.entry, b.cache.since()):
+		a, err := b.Read(ctx, id, Want{Bounded: true}) // which waits for the newer one
+		return Result{Answer: a, Err: err}
+	}
+	b.keep(s, rec)
+	b.counts.served(0)
+	return Result{Answer: b.fetched(rec, began)}
+}
+
+// readEach reads one by one, several at once.
+func (b *Backend) readEach(ctx context.Context, ids []config.ID, at []int, w Want, out []Result) {
+	const atOnce = 8
+	each(at, atOnce, func(i int) { out[i].Answer, out[i].Err = b.Read(ctx, ids[i], w) })
+}

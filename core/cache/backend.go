@@ -254,7 +254,7 @@ func (b *Backend) wrote(r *Record, idempotencyKey string) {
 		b.apply(r)
 		return
 	}
-	b.cache.floors.raise(r.entry, r.absent, b.cache.since())
+	b.cache.floors.raise(r.entry, r.absent, b.forgets, b.cache.since())
 	r.born, _ = b.cache.clock.invalidate(b.spot(r.entry.ID), r.born)
 	b.views.changed(r, false)
 }
@@ -392,10 +392,11 @@ func (b *Backend) lookup(s spot, id config.ID) (r *Record, need uint64) {
 func (b *Backend) apply(r *Record) (clean bool) {
 	s := b.spot(r.entry.ID)
 	born := r.born
-	b.cache.floors.raise(r.entry, r.absent, b.cache.since())
+	b.cache.floors.raise(r.entry, r.absent, b.forgets, b.cache.since())
 	r.born, clean = b.cache.clock.invalidate(s, born)
 	if clean {
 		b.keep(s, r)
+		b.cache.gate.settle() // else the next read misses it
 	}
 	b.views.changed(r, clean)
 	return clean

@@ -58,7 +58,7 @@ func (b *Backend) maintain() {
 		now := b.cache.since()
 		for _, v := range views {
 			if v.due(now, pass) {
-				_, _ = v.walk(ctx, now) // it stays dirty, and is tried again
+				_, _ = v.walk(ctx) // it stays dirty, and is tried again
 			}
 		}
 		if b.policy.Reconcile && b.keeps() && now-compared >= pass/2 {

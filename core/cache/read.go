@@ -105,11 +105,14 @@ func (b *Backend) demand(s spot, w Want) demand {
 	switch {
 	case !b.keeps():
 		// Who asks twice asks the store twice.
-		d.after = b.cache.since()
+		d.order = b.cache.flights.order()
 		d.exact = d.exact || w.Bounded
 	case w.Bounded:
 		// Its age counts from the moment before the store was asked.
 		d.after, d.exact = b.cache.since()-w.MaxStaleness, true
+		if w.MaxStaleness == 0 {
+			d.order = b.cache.flights.order()
+		}
 	}
 	return d
 }

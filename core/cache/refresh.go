@@ -28,7 +28,7 @@ func each(at []int, n int, do func(int)) {
 // error nothing has changed: what is held goes on being served.
 func (b *Backend) Renew(ctx context.Context, id config.ID) (Answer, error) {
 	began := b.cache.since()
-	r, err := b.fetch(ctx, id, b.spot(id), demand{after: began, exact: true, apply: true})
+	r, err := b.fetch(ctx, id, b.spot(id), demand{order: b.cache.flights.order(), exact: true, apply: true})
 	if err != nil {
 		return Answer{}, err
 	}

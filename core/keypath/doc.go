@@ -1,5 +1,7 @@
 // Package keypath maps an ID to its path in a hierarchical store (a parameter,
-// an object, a secret) and back.
+// an object, a secret), or to the keys of its item in a table (type Items), and
+// back. Whoever has to know where a value lies, be it a plugin or somebody who
+// hears of changes in its store, asks here.
 //
 // A Template is parsed from a text such as
 //

@@ -34,6 +34,7 @@ var core = map[string][]string{
 	"drivertest": {"config", "driver", "memdriver"}, // memdriver is Fuzz's oracle
 	"keypath":    {"config"},
 	"manifest":   {"config", "internal/nearest"},
+	"storemap":   {"config", "keypath", "manifest"},
 	"router":     {"config", "driver", "manifest"},
 	"cache":      {"config", "driver"},
 	"store":      {"cache", "config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
@@ -74,6 +75,14 @@ var modules = map[string]struct{ may, mayNot []string }{
 	// What announces changes finds the replicas here.
 	"internal/cloudmap": {may: []string{"core/config", "core/fanout"}},
 	"cli":               {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
+	// The pump stands for AWS: it knows where things lie, and no service.
+	"emulators/pump": {may: []string{"core/config", "core/manifest", "core/storemap", "emulators", "internal/cloudmap"}},
+	// The Lambda reads names and asks replicas; it never sees a value, a plugin
+	// or a store.
+	"refresh-lambda": {may: []string{
+		"core/auth/machinetoken", "core/client", "core/config", "core/fanout", "core/keypath", "core/manifest", "core/settings", "core/storemap",
+		"internal/cloudmap",
+	}},
 }
 
 // inTests is what the tests of a module may import beside that. The emulators
@@ -84,9 +93,10 @@ var inTests = map[string][]string{
 		"core/manifest", "core/router", "core/store", // the manifests of a README are loaded, and served
 		"emulators",
 	},
-	"services/": {"core/", "emulators"},
-	"internal/": {"emulators"},
-	"cli":       {"core/"},
+	"services/":      {"core/", "emulators"},
+	"internal/":      {"emulators"},
+	"cli":            {"core/"},
+	"refresh-lambda": {"core/", "emulators"},
 }
 
 // outside says which packages may import a library from elsewhere: the
@@ -95,7 +105,7 @@ var outside = []struct {
 	library string
 	only    []string
 }{
-	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "bench"}},
+	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "emulators/pump", "bench"}},
 	{"github.com/aws/aws-dax-go-v2", []string{"plugins/dynamodb"}},
 	{"github.com/dgraph-io/ristretto", []string{"core/cache", "bench"}},
 	{"github.com/hashicorp/", []string{"core/pluginmain", "core/pluginhost", "core/plugintest", "core/internal/handshake"}},

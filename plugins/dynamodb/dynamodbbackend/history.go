@@ -6,6 +6,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/keypath"
 )
 
 // History returns one page of the versions of an ID that are kept, newest first,
@@ -92,7 +93,7 @@ func (s *Store) history(ctx context.Context, r driver.HistoryRequest) (driver.Pa
 	switch page := (driver.Page{Entries: p.entries}); {
 	case more:
 		if q.after == "" { // full before the first record
-			q.after = q.prefix + longVersion + "~"
+			q.after = q.prefix + keypath.AfterVersions
 		}
 		page.NextPageToken = s.tokens.Seal(q.after, scope...)
 		return page, nil

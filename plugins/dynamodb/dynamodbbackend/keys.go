@@ -1,26 +1,12 @@
 package dynamodbbackend
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"math"
-	"strconv"
-	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/dynamodb/types"
 
 	"github.com/tagstore/tagstore/core/config"
-)
-
-// The parts of the keys. Neither '#' nor '|' is in a tenant, a service or a
-// key, so two IDs never share an item.
-const (
-	tenantPart  = "TENANT#"
-	servicePart = "|SERVICE#"
-	currentPart = "CONFIG#"
-	historyPart = "HISTORY#"
-	oncePart    = "IDEM#"
+	"github.com/tagstore/tagstore/core/keypath"
 )
 
 // itemKey is the primary key of one item.
@@ -46,104 +32,47 @@ func text(a types.AttributeValue) string {
 }
 
 // partition is where everything of one tenant and service lies.
-func partition(t config.Tenant, s config.Service) string {
-	if s.IsZero() {
-		return tenantPart + t.String()
-	}
-	return tenantPart + t.String() + servicePart + s.String()
-}
+func partition(t config.Tenant, s config.Service) string { return keypath.Partition(t, s) }
 
 // keymap maps keys to names: what is left of a key behind the store's prefix.
+// The shapes themselves are package keypath's, which others read as well.
 type keymap struct{ prefix string }
 
-func (m keymap) name(id config.ID) (string, error) {
-	if id.IsZero() {
-		return "", config.Errorf(config.InvalidArgument, "the request lacks a tenant or a key")
-	}
-	name, ok := strings.CutPrefix(id.Key.String(), m.prefix)
-	if !ok {
-		return "", config.Errorf(config.InvalidArgument, "the key does not begin with %q, as every key of this store does", m.prefix).
-			WithHint("set the backend's key_prefix to the prefix of its route, or leave it out")
-	}
-	if m.prefix == "" {
-		return name, nil
-	}
-	return name, config.CheckName(name)
-}
+func (m keymap) items() keypath.Items { return keypath.Items{KeyPrefix: m.prefix} }
 
 // current returns the key of an ID's current item.
 func (m keymap) current(id config.ID) (itemKey, error) {
-	name, err := m.name(id)
-	return itemKey{partition(id.Tenant, id.Service), currentPart + name}, err
+	sk, err := m.items().SortKey(id)
+	return itemKey{partition(id.Tenant, id.Service), sk}, err
 }
 
 // id is the inverse of current within a scope; false for items that no key
 // leads to.
 func (m keymap) id(t config.Tenant, s config.Service, sk string) (config.ID, bool) {
-	name, ok := strings.CutPrefix(sk, currentPart)
-	if !ok {
-		return config.ID{}, false
-	}
-	key, err := config.ParseKey(m.prefix + name)
-	if err != nil {
-		return config.ID{}, false
-	}
-	id := config.ID{Tenant: t, Service: s, Key: key}
-	again, err := m.current(id)
-	return id, err == nil && again.sk == sk
+	return m.items().IDIn(t, s, sk)
 }
 
 // listed returns what the sort keys of a List begin with; false where no key of
 // this store begins with the prefix.
-func (m keymap) listed(keyPrefix string) (string, bool) {
-	if name, ok := strings.CutPrefix(keyPrefix, m.prefix); ok {
-		return currentPart + name, true
-	}
-	return currentPart, strings.HasPrefix(m.prefix, keyPrefix)
-}
+func (m keymap) listed(keyPrefix string) (string, bool) { return m.items().SortKeyPrefix(keyPrefix) }
 
 // historyFolder is what the sort keys of an ID's versions begin with.
-func historyFolder(current itemKey) string {
-	return historyPart + strings.TrimPrefix(current.sk, currentPart) + "#"
-}
+func historyFolder(current itemKey) string { return keypath.HistoryFolder(current.sk) }
 
 // historyKey returns the key of one version of the item at current.
 func historyKey(current itemKey, version uint64) itemKey {
-	return itemKey{current.pk, historyFolder(current) + padVersion(version)}
+	return itemKey{current.pk, historyFolder(current) + keypath.PadVersion(version)}
 }
 
-// shortVersions are those of ten digits. Larger ones have twenty behind a byte
-// that sorts after every digit, so that the order of the texts is that of the
-// numbers.
-const (
-	shortVersions = 9_999_999_999
-	longVersion   = "~"
-)
-
-func padVersion(v uint64) string {
-	if v <= shortVersions {
-		return fmt.Sprintf("%010d", v)
-	}
-	return longVersion + fmt.Sprintf("%020d", v)
-}
-
-// versionOf is the inverse of padVersion behind a folder; false for sort keys
-// that are no version's.
-func versionOf(folder, sk string) (uint64, bool) {
-	padded, ok := strings.CutPrefix(sk, folder)
-	if !ok {
-		return 0, false
-	}
-	v, err := strconv.ParseUint(strings.TrimPrefix(padded, longVersion), 10, 64)
-	return v, err == nil && v > 0 && padVersion(v) == padded
-}
+// versionOf returns the version whose sort key behind a folder this is; false
+// for sort keys that are no version's.
+func versionOf(folder, sk string) (uint64, bool) { return keypath.VersionIn(folder, sk) }
 
 // onceKey is the key of what is remembered of an idempotency key. It lies in
 // the tenant's own partition, whatever the service, since the key is the
 // tenant's.
 func onceKey(t config.Tenant, idempotencyKey string) itemKey {
-	sum := sha256.Sum256([]byte(idempotencyKey))
-	return itemKey{partition(t, config.Service{}), oncePart + hex.EncodeToString(sum[:])}
+	return itemKey{partition(t, config.Service{}), keypath.OnceSortKey(idempotencyKey)}
 }
 
 // noVersion is a version that nothing can follow.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/keypath"
 )
 
 func TestKeysOfThePattern(t *testing.T) {
@@ -79,8 +80,8 @@ func TestKeysAreInjective(t *testing.T) {
 		if keyA.pk == keyB.pk && keyA != keyB && strings.HasPrefix(recordB.sk, historyFolder(keyA)) {
 			t.Fatalf("a version of %v lies among those of %v", b, a)
 		}
-		if (m < n) != (padVersion(m) < padVersion(n)) {
-			t.Fatalf("%d and %d sort as %s and %s", m, n, padVersion(m), padVersion(n))
+		if (m < n) != (keypath.PadVersion(m) < keypath.PadVersion(n)) {
+			t.Fatalf("%d and %d sort as %s and %s", m, n, keypath.PadVersion(m), keypath.PadVersion(n))
 		}
 		if v, ok := versionOf(historyFolder(keyA), recordA.sk); !ok || v != m {
 			t.Fatalf("%s is read as version %d", recordA.sk, v)

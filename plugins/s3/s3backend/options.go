@@ -14,8 +14,8 @@ import (
 
 // The defaults of Options.
 const (
-	DefaultPath         = "{tenant}/{service}/{name}"
-	DefaultNoService    = "_"
+	DefaultPath         = keypath.ObjectTemplate
+	DefaultNoService    = keypath.ObjectNoService
 	DefaultMaxValue     = 8 << 20
 	DefaultHistoryLimit = 1000
 )
@@ -122,17 +122,7 @@ func (o Options) parse() (settings, error) {
 }
 
 func (o Options) keypath() keypath.Options {
-	k := keypath.Options{Template: o.Path, Env: o.Env, KeyPrefix: o.KeyPrefix}
-	if k.Template == "" {
-		k.Template = DefaultPath
-	}
-	switch {
-	case o.NoService != nil:
-		k.NoService = *o.NoService
-	case strings.Contains(k.Template, "{service}"):
-		k.NoService = DefaultNoService
-	}
-	return k
+	return keypath.Objects(keypath.Options{Template: o.Path, Env: o.Env, KeyPrefix: o.KeyPrefix}, o.NoService)
 }
 
 // text returns an error's text without operation and hint.

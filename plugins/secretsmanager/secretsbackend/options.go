@@ -13,7 +13,7 @@ import (
 
 // The defaults of Options.
 const (
-	DefaultPath               = "{tenant}/{service}/{name}"
+	DefaultPath               = keypath.SecretTemplate
 	DefaultRecoveryWindowDays = 30
 	DefaultMaxValue           = 65_536
 )
@@ -63,6 +63,11 @@ type settings struct {
 	maxValue int
 }
 
+// layout says how the secrets are named.
+func (o Options) layout() keypath.Options {
+	return keypath.Secrets(keypath.Options{Template: o.Path, Env: o.Env, KeyPrefix: o.KeyPrefix, NoService: o.NoService})
+}
+
 // parse returns the settings, or one InvalidArgument error that names
 // everything that is wrong.
 func (o Options) parse() (settings, error) {
@@ -76,10 +81,7 @@ func (o Options) parse() (settings, error) {
 		}
 		return n
 	}
-	if o.Path == "" {
-		o.Path = DefaultPath
-	}
-	names, err := keypath.Parse(keypath.Options{Template: o.Path, Env: o.Env, KeyPrefix: o.KeyPrefix, NoService: o.NoService})
+	names, err := keypath.Parse(o.layout())
 	if err != nil {
 		var e *config.Error
 		if errors.As(err, &e) {

@@ -15,7 +15,7 @@ import (
 
 // The defaults of Options.
 const (
-	DefaultPath = "/config-service/{tenant}/{service}/{name}"
+	DefaultPath = keypath.ParameterTemplate
 	DefaultTier = "standard"
 )
 
@@ -66,6 +66,11 @@ type settings struct {
 	maxValue int
 }
 
+// layout says how the parameters are named.
+func (o Options) layout() keypath.Options {
+	return keypath.Parameters(keypath.Options{Template: o.Path, Env: o.Env, KeyPrefix: o.KeyPrefix, NoService: o.NoService})
+}
+
 // tiers are what Options.Tier may be.
 var tiers = map[string]struct {
 	tier types.ParameterTier
@@ -85,17 +90,15 @@ var kmsKey = regexp.MustCompile(`^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:)?(al
 func (o Options) parse() (settings, error) {
 	var wrong []string
 	s := settings{secure: o.Secure, kmsKeyID: o.KMSKeyID}
-	if o.Path == "" {
-		o.Path = DefaultPath
-	}
-	names, err := keypath.Parse(keypath.Options{Template: o.Path, Env: o.Env, KeyPrefix: o.KeyPrefix, NoService: o.NoService})
+	layout := o.layout()
+	names, err := keypath.Parse(layout)
 	var problem *config.Error
 	switch {
 	case errors.As(err, &problem):
 		wrong = append(wrong, "path: "+problem.Message)
 	case err != nil:
 		return settings{}, err
-	case !strings.HasPrefix(o.Path, "/"):
+	case !strings.HasPrefix(layout.Template, "/"):
 		wrong = append(wrong, `path does not start with '/', as parameters in a hierarchy have to: write it like "`+DefaultPath+`"`)
 	default:
 		s.names = names
@@ -103,7 +106,7 @@ func (o Options) parse() (settings, error) {
 		if reserved(s.root) {
 			wrong = append(wrong, `path starts with a segment that begins with "aws" or "ssm", which is Parameter Store's own: put another segment first`)
 		}
-		if n := strings.Count(o.Path, "/"); n > maxLevels {
+		if n := strings.Count(layout.Template, "/"); n > maxLevels {
 			wrong = append(wrong, fmt.Sprintf("path has %d levels, Parameter Store takes %d", n, maxLevels))
 		}
 	}

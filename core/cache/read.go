@@ -160,7 +160,7 @@ func (b *Backend) fetched(r *Record, began time.Duration) Answer {
 }
 
 // standIn is an old answer for a store that can not be asked. What was known to
-// be outdated is stale, however young; an absence that is can not stand in.
+// be outdated is stale, however young.
 func (b *Backend) standIn(held *Record, s spot, w Want) (Answer, bool) {
 	if held == nil || b.policy.StaleIfError <= 0 {
 		return Answer{}, false
@@ -172,12 +172,13 @@ func (b *Backend) standIn(held *Record, s spot, w Want) (Answer, bool) {
 		b.counts.degraded.Add(1)
 		b.counts.served(age)
 		return held.answer(config.SourceCache, age, config.StateDegraded), true
-	case w.Bounded || age >= b.policy.StaleIfError || held.absent:
-		// An absence reaches whoever asked as an error, which has no mark.
+	case w.Bounded || age >= b.policy.StaleIfError:
 		return Answer{}, false
 	}
 	b.counts.stale.Add(1)
-	return held.answer(config.SourceCache, age, config.StateStale), true
+	a := held.answer(config.SourceCache, age, config.StateStale)
+	a.Outdated = true
+	return a, true
 }
 
 // ReadMany is Read for each of several, in order. What is not in memory costs

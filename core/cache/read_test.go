@@ -437,9 +437,9 @@ func TestFloorOfADeletion(t *testing.T) {
 	}
 }
 
-// An absence that is known to be outdated is not answered: who asks for a value
-// is told of it by an error, which can not be marked.
-func TestOutdatedAbsenceDoesNotStandIn(t *testing.T) {
+// An absence that may be outdated is marked, and never told as an error, which
+// can not be.
+func TestOutdatedAbsence(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()
 		b := newCache(t, cache.Options{}).Wrap(unsure{o}, kept)
@@ -448,8 +448,14 @@ func TestOutdatedAbsenceDoesNotStandIn(t *testing.T) {
 			t.Fatal(err)
 		}
 		o.fail(errAway)
-		if a, err := b.Read(t.Context(), x, cache.Want{}); !errors.Is(err, config.Unavailable) {
-			t.Errorf("read %+v, %v; want it unavailable", a, err)
+		if a, err := b.Read(t.Context(), x, cache.Want{}); err != nil || !a.Absent || !a.Outdated || a.Freshness.State != config.StateStale {
+			t.Errorf("Read says %+v, %v; want an absence that is outdated", a, err)
+		}
+		if e, err := b.Get(t.Context(), x, 0); !errors.Is(err, config.Unavailable) {
+			t.Errorf("Get says %+v, %v; want it unavailable", e, err)
+		}
+		if got, err := b.BatchGet(t.Context(), []config.ID{x}); err != nil || !errors.Is(got[0].Err, config.Unavailable) {
+			t.Errorf("BatchGet says %+v, %v; want it unavailable", got, err)
 		}
 	})
 }

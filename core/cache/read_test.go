@@ -215,7 +215,7 @@ func TestAges(t *testing.T) {
 					o.fail(errAway)
 				}
 				for _, s := range c.steps {
-					time.Sleep(time.Until(began.Add(s.after)))
+					pass(time.Until(began.Add(s.after)))
 					if s.value != "" {
 						wantRead(t, b, x, s.value, s.source, s.state)
 					} else if a, err := b.Read(t.Context(), x, cache.Want{}); !errors.Is(err, config.Unavailable) {
@@ -249,13 +249,13 @@ func TestStoreIsAway(t *testing.T) {
 			t.Errorf("got %v after %d calls, want none: it is known to be away", err, o.gets.Load()-calls)
 		}
 		wantRead(t, b, x, "1", config.SourceCache, config.StateFresh)
-		time.Sleep(10 * time.Second) // an absence is old by now, and still the last that is known
+		pass(10 * time.Second) // an absence is old by now, and still the last that is known
 		wantRead(t, b, y, "-", config.SourceCache, config.StateDegraded)
 		if _, err := b.Read(t.Context(), x, cache.Want{Bounded: true}); !errors.Is(err, config.Unavailable) {
 			t.Errorf("the truth of a store that is away: %v", err)
 		}
 		o.fail(nil)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		wantRead(t, b, y, "-", config.SourceStore, config.StateFresh)
 	})
 }
@@ -268,7 +268,7 @@ func TestAbsence(t *testing.T) {
 		wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)
 		o.change(t, x, "1") // which nobody announces
 		wantRead(t, b, x, "-", config.SourceCache, config.StateFresh)
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		wantRead(t, b, x, "1", config.SourceStore, config.StateFresh)
 		y := id("acme-corp", "p_y")
 		wantRead(t, b, y, "-", config.SourceStore, config.StateFresh)
@@ -285,7 +285,7 @@ func TestBounded(t *testing.T) {
 		o.change(t, x, "1")
 		read(t, b, x, cache.Want{})
 		o.change(t, x, "2")
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if got, f := read(t, b, x, cache.Want{Bounded: true, MaxStaleness: 20 * time.Second}); got != "1" || f.Age != 10*time.Second {
 			t.Errorf("within the bound: %q of age %v", got, f.Age)
 		}
@@ -426,7 +426,7 @@ func TestFloorOfADeletion(t *testing.T) {
 				old := must(o.Backend.Get(t.Context(), x, 0))
 				gone(t, o, b)
 				o.answers(func(config.Entry, error) (config.Entry, error) { return old, nil })
-				time.Sleep(3 * time.Second) //nolint:forbidigo // a bubble: the absence is not kept any more
+				pass(3 * time.Second)
 				wantRead(t, b, x, "-", config.SourceCache, config.StateDegraded)
 				o.answers(nil)
 				wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)

@@ -148,9 +148,7 @@ func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
 				}
 				continue
 			}
-			for _, w := range readChunk(ctx, chunk) {
-				next = append(next, w)
-			}
+			next = append(next, readChunk(ctx, chunk)...)
 			for _, w := range chunk {
 				if w.err == nil && w.read.found {
 					budget.Add(-int64(w.size() + frame(w.key)))

@@ -107,7 +107,7 @@ var outside = []struct {
 }{
 	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "emulators/pump", "bench"}},
 	{"github.com/aws/aws-dax-go-v2", []string{"plugins/dynamodb"}},
-	{"github.com/dgraph-io/ristretto", []string{"core/cache"}},
+	{"github.com/dgraph-io/ristretto", []string{"core/cache", "bench"}},
 	{"github.com/hashicorp/", []string{"core/pluginmain", "core/pluginhost", "core/plugintest", "core/internal/handshake"}},
 	{"go.etcd.io/bbolt", []string{"plugins/local", "services/order", "bench"}},
 	{"github.com/golang-jwt/", []string{"core/auth"}},

@@ -97,11 +97,20 @@ func runProgram(t *testing.T, claim drivertest.Caps, dax bool) {
 	if dax {
 		options["dax_endpoint"] = daxtest.Start(t, daxtest.Options{DynamoDB: endpoint}).Endpoint()
 	}
-	plugintest.Run(t, "..", func(t testing.TB) any {
+	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
+		t.Helper()
 		o := maps.Clone(options)
 		o["table"] = table(t, endpoint)
-		return o
-	}, claim, plugintest.Durable(), plugintest.Env(environment...))
+		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(environment...))
+		h := open(t)
+		h.Peer = open(t).Backend // a second process on the same table
+		t.Cleanup(func() {
+			if err := h.Peer.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		})
+		return h
+	})
 }
 
 func TestConformanceOfTheProgramWithDAX(t *testing.T) { runProgram(t, eventual(), true) }

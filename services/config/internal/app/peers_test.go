@@ -16,9 +16,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/servicediscovery"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	grpccredentials "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/tagstore/tagstore/core/auth"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
@@ -110,17 +112,21 @@ func (s *service) wire(t *testing.T, creds grpccredentials.TransportCredentials)
 	return wire{s, tagstorev1.NewConfigServiceClient(conn)}
 }
 
-// put writes and returns who has it: "b" for a replica that does, "b: what" for
-// one that may not.
+// put writes and returns who has it.
 func (w wire) put(t *testing.T, key, value string) string {
 	t.Helper()
 	resp, err := w.config.Put(w.token(t), &tagstorev1.PutRequest{Key: key, Value: []byte(value), AwaitReplicas: true})
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out []string
-	statuses := resp.GetReplicas()
+	return names(resp.GetReplicas())
+}
+
+// names shows "b" for a replica that has a change and "b: what" for one that
+// may not.
+func names(statuses []*tagstorev1.ReplicaStatus) string {
 	slices.SortFunc(statuses, func(a, b *tagstorev1.ReplicaStatus) int { return cmp.Compare(a.GetReplica(), b.GetReplica()) })
+	var out []string
 	for _, s := range statuses {
 		text := s.GetReplica()
 		if s.GetError() != nil {
@@ -182,6 +188,15 @@ func TestReplicasTellEachOther(t *testing.T) {
 	}
 	if got := a.get(t, "param_config_x"); got != `"3"` {
 		t.Errorf("a says %s, want 3", got)
+	}
+	gone, err := b.config.Delete(b.token(t), &tagstorev1.DeleteRequest{Key: "param_config_x", Permanent: true, AwaitReplicas: true})
+	if err != nil || names(gone.GetReplicas()) != "a, c" {
+		t.Errorf("the deletion names %q, %v, want a and c", names(gone.GetReplicas()), err)
+	}
+	for _, w := range []wire{a, b, c} {
+		if _, err := w.config.Get(w.token(t), &tagstorev1.GetRequest{Key: "param_config_x"}); status.Code(err) != codes.NotFound {
+			t.Errorf("after the deletion a replica says %v, want not found", err)
+		}
 	}
 	c.stop()
 	c.wait(t)

@@ -70,9 +70,8 @@ var modules = map[string]struct{ may, mayNot []string }{
 	// plugins share is no plugin.
 	"plugins/": {may: []string{"core/config", "core/driver", "core/keypath", "core/pluginmain", "plugins/internal/awsconn"}},
 	// A service never imports a plugin or another service.
-	"services/config": {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
+	"services/config": {may: []string{"core/", "internal/cloudmap"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
 	"services/order":  {may: []string{"core/auth", "core/client", "core/config", "core/settings", "core/telemetry"}},
-	"cli":             {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
 	// The pump stands for AWS: it knows where things lie, and no service.
 	"emulators/pump": {may: []string{"core/config", "core/manifest", "core/storemap", "emulators", "internal/cloudmap"}},
 	// The Lambda reads names and asks replicas; it never sees a value, a plugin
@@ -81,6 +80,9 @@ var modules = map[string]struct{ may, mayNot []string }{
 		"core/auth/machinetoken", "core/client", "core/config", "core/fanout", "core/keypath", "core/manifest", "core/settings", "core/storemap",
 		"internal/cloudmap",
 	}},
+	// What announces changes finds the replicas here.
+	"internal/cloudmap": {may: []string{"core/config", "core/fanout"}},
+	"cli":               {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
 }
 
 // inTests is what the tests of a module may import beside that. The emulators
@@ -92,6 +94,7 @@ var inTests = map[string][]string{
 		"emulators",
 	},
 	"services/":      {"core/", "emulators"},
+	"internal/":      {"emulators"},
 	"cli":            {"core/"},
 	"refresh-lambda": {"core/", "emulators"},
 }
@@ -102,7 +105,7 @@ var outside = []struct {
 	library string
 	only    []string
 }{
-	{"github.com/aws/", []string{"plugins/", "services/order", "refresh-lambda", "emulators/pump", "bench"}},
+	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "emulators/pump", "bench"}},
 	{"github.com/aws/aws-dax-go-v2", []string{"plugins/dynamodb"}},
 	{"github.com/dgraph-io/ristretto", []string{"core/cache"}},
 	{"github.com/hashicorp/", []string{"core/pluginmain", "core/pluginhost", "core/plugintest", "core/internal/handshake"}},
@@ -212,7 +215,7 @@ func testBreach(name, imp string) string {
 // its path, or two where modules share a folder.
 func module(name string) string {
 	first, rest, _ := strings.Cut(name, "/")
-	if first == "plugins" || first == "services" {
+	if first == "plugins" || first == "services" || first == "internal" {
 		second, _, _ := strings.Cut(rest, "/")
 		return first + "/" + second
 	}

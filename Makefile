@@ -84,6 +84,10 @@ race: ## all tests with -race (part of test)
 fuzz: ## each fuzz target for a few seconds (FUZZTIME=3s)
 	@scripts/fuzz
 
+.PHONY: conformance
+conformance: ## hold every store to the driver contract and print the counts (STORES="ssm s3")
+	@scripts/conformance $(STORES)
+
 .PHONY: bench
 bench: build ## the latency suites, and bench/RESULTS.md from what they print
 	@scripts/bench

@@ -2,6 +2,7 @@ package latency
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"os"
 	"os/exec"
@@ -27,6 +28,7 @@ func TestMain(m *testing.M) {
 		serveEcho(path)
 		return
 	}
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // of plugins in this process
 	os.Exit(m.Run())
 }
 

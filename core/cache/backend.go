@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
@@ -67,8 +65,7 @@ type Backend struct {
 	space  uint64 // tells its IDs from the same ones of other backends
 	// eventual backends are asked through driver.Refresher where it matters.
 	eventual bool
-	forgets  bool          // Caveats.PermanentDelete
-	budget   *rate.Limiter // of the reconciler's calls
+	forgets  bool // Caveats.PermanentDelete
 	views    views
 	counts   counts
 	ctx      context.Context // ends with Close of this or of the Cache
@@ -94,7 +91,6 @@ func (c *Cache) Wrap(b driver.Backend, p Policy) *Backend {
 	wrapped := &Backend{
 		Backend: b, cache: c, source: s, policy: p, space: uint64(len(c.backends) + 1),
 		eventual: caveats.EventualReads, forgets: caveats.PermanentDelete,
-		budget: rate.NewLimiter(rate.Limit(float64(c.perMin)/60), max(c.perMin/6, 1)),
 	}
 	wrapped.ctx, wrapped.close = context.WithCancel(c.ctx)
 	wrapped.views.init(wrapped)
@@ -114,7 +110,7 @@ func (c *Cache) source(b driver.Backend) *source {
 			}
 		}
 	}
-	s := newSource(b)
+	s := newSource(b, c.perMin)
 	c.sources = append(c.sources, s)
 	return s
 }
@@ -254,7 +250,7 @@ func (b *Backend) wrote(r *Record, idempotencyKey string) {
 		b.apply(r)
 		return
 	}
-	b.cache.floors.raise(r.entry, r.absent, b.cache.since())
+	b.cache.floors.raise(r.entry, r.absent, b.forgets, b.cache.since())
 	r.born, _ = b.cache.clock.invalidate(b.spot(r.entry.ID), r.born)
 	b.views.changed(r, false)
 }
@@ -392,10 +388,11 @@ func (b *Backend) lookup(s spot, id config.ID) (r *Record, need uint64) {
 func (b *Backend) apply(r *Record) (clean bool) {
 	s := b.spot(r.entry.ID)
 	born := r.born
-	b.cache.floors.raise(r.entry, r.absent, b.cache.since())
+	b.cache.floors.raise(r.entry, r.absent, b.forgets, b.cache.since())
 	r.born, clean = b.cache.clock.invalidate(s, born)
 	if clean {
 		b.keep(s, r)
+		b.cache.gate.settle() // else the next read misses it
 	}
 	b.views.changed(r, clean)
 	return clean

@@ -3,7 +3,6 @@ package cache_test
 import (
 	"context"
 	"testing"
-	"time"
 
 	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
@@ -52,24 +51,9 @@ func TestConformance(t *testing.T) {
 				Batch: true, Watch: true, History: has.History, Ping: has.Ping, Idempotent: has.Idempotent, Size: has.Size, MaxValue: 1 << 20,
 			}, func(tb testing.TB) *drivertest.Harness {
 				m := memdriver.New(memdriver.WithChanges(5000))
-				b := newCache(tb, cache.Options{MaxBytes: 4 << 20}).Wrap(c.under(m), c.policy)
+				b := newCache(tb, cache.Options{}).Wrap(c.under(m), c.policy)
 				return &drivertest.Harness{Backend: b, Changes: 5000}
 			})
 		})
 	}
-}
-
-// kept is the policy of a route that keeps everything for a minute.
-var kept = cache.Policy{
-	Prefix: "tenant_config_", MaxStaleness: time.Minute, Reconcile: true, StaleIfError: time.Hour, NegativeTTL: 2 * time.Second,
-}
-
-func newCache(tb testing.TB, o cache.Options) *cache.Cache {
-	tb.Helper()
-	c, err := cache.New(o)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { _ = c.Close() })
-	return c
 }

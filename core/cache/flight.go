@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 type demand struct {
 	born  uint64        // the least that is valid for the asker
 	after time.Duration // of Cache.since: the call began no earlier
+	order uint64        // and behind as many others: a clock may stand still
 	exact bool          // it asks the source of truth
 	apply bool          // and puts the answer in place of what is held
 }
@@ -20,18 +22,19 @@ type demand struct {
 // flight is one call of the store about one ID, for whoever asks meanwhile.
 type flight struct {
 	demand // what it offers
+	ctx    context.Context
 	done   chan struct{}
 	rec    *Record // set before done is closed; nil with err
 	err    error
 }
 
 func (f *flight) serves(d demand) bool {
-	return f.born >= d.born && f.demand.after >= d.after && (f.exact || !d.exact) && f.apply == d.apply
+	return f.born >= d.born && f.after >= d.after && f.order > d.order && (f.exact || !d.exact) && (f.apply || !d.apply)
 }
 
 // maxFlights is how many calls about one ID are under way at once: a new one
 // need not wait for one that began too early to be of use, but no more than
-// that.
+// that. Who comes then shares the next.
 const maxFlights = 2
 
 type flightKey struct {
@@ -39,88 +42,108 @@ type flightKey struct {
 	id    config.ID
 }
 
-// flights are the calls under way, the newest of a key last.
+// flights are the calls under way.
 type flights struct {
 	mu    sync.Mutex
-	byKey map[flightKey][]*flight
+	begun uint64 // counts them
+	byKey map[flightKey]*airspace
+}
+
+// airspace is what is under way about one ID, and what begins when there is
+// room.
+type airspace struct {
+	under []*flight
+	next  *flight
+}
+
+// order is what a flight that has not begun yet is behind.
+func (fs *flights) order() uint64 {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	return fs.begun
 }
 
 // fetch answers from the store, by a call of its own or one that is under way
 // and meets d. The call goes on when ctx is done: others may wait for it, and
 // what it brings is kept. It is bounded by the Cache's FillBudget.
 func (b *Backend) fetch(ctx context.Context, id config.ID, s spot, d demand) (*Record, error) {
-	for {
-		f, busy := b.board(ctx, id, s, d)
-		if f == nil {
-			select { // for a place
-			case <-busy.done:
-				continue
-			case <-ctx.Done():
-				return nil, ctx.Err()
-			}
-		}
-		select {
-		case <-f.done:
-			return f.rec, f.err
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
+	f := b.board(ctx, id, s, d)
+	select {
+	case <-f.done:
+		return f.rec, f.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 
-// board returns the flight to wait for, or one that has to end first.
-func (b *Backend) board(ctx context.Context, id config.ID, s spot, d demand) (f, busy *flight) {
-	c, key := b.cache, flightKey{b, id}
-	c.flights.mu.Lock()
-	defer c.flights.mu.Unlock()
-	under := c.flights.byKey[key]
-	for _, f := range under {
-		if f.serves(d) {
-			return f, nil
-		}
-	}
-	if len(under) >= maxFlights {
-		return nil, under[0]
-	}
-	f = &flight{done: make(chan struct{}), demand: demand{exact: d.exact, apply: d.apply}}
-	// In this order: an invalidation that comes now makes the flight's record
-	// invalid, and nobody who asks after it boards.
-	f.born, f.demand.after = c.clock.now(), c.since()
-	detached, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.budget)
-	stop := context.AfterFunc(c.ctx, cancel)
-	run := func() {
-		defer cancel()
-		defer stop()
-		f.rec, f.err = b.fly(detached, id, s, f)
-		c.flights.land(key, f)
-		close(f.done)
-	}
-	if !c.goDo(run) {
-		cancel()
-		f.err = config.Errorf(config.FailedPrecondition, "the cache is closed")
-		close(f.done)
-		return f, nil
-	}
-	if c.flights.byKey == nil {
-		c.flights.byKey = map[flightKey][]*flight{}
-	}
-	c.flights.byKey[key] = append(under, f)
-	return f, nil
-}
-
-func (fs *flights) land(key flightKey, f *flight) {
+// board returns the flight to wait for.
+func (b *Backend) board(ctx context.Context, id config.ID, s spot, d demand) *flight {
+	fs, key := &b.cache.flights, flightKey{b, id}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
-	left := fs.byKey[key][:0]
-	for _, other := range fs.byKey[key] {
-		if other != f {
-			left = append(left, other)
+	if fs.byKey == nil {
+		fs.byKey = map[flightKey]*airspace{}
+	}
+	air := fs.byKey[key]
+	if air == nil {
+		air = &airspace{}
+		fs.byKey[key] = air
+	}
+	for _, f := range air.under {
+		if f.serves(d) {
+			return f
 		}
 	}
-	if len(left) == 0 {
+	if air.next == nil {
+		air.next = &flight{done: make(chan struct{}), ctx: context.WithoutCancel(ctx)}
+	}
+	f := air.next
+	f.exact, f.apply = f.exact || d.exact, f.apply || d.apply
+	b.depart(key, s, air)
+	return f
+}
+
+// depart begins the next flight if there is room. The lock is held.
+func (b *Backend) depart(key flightKey, s spot, air *airspace) {
+	c, f := b.cache, air.next
+	if f == nil || len(air.under) >= maxFlights {
+		return
+	}
+	air.next = nil
+	// In this order: an invalidation that comes now makes the flight's record
+	// invalid, and nobody who asks after it boards.
+	f.born, f.after = c.clock.now(), c.since()
+	c.flights.begun++
+	f.order = c.flights.begun
+	ctx, cancel := context.WithTimeout(f.ctx, c.budget)
+	stop := context.AfterFunc(c.ctx, cancel)
+	began := c.goDo(func() {
+		defer cancel()
+		defer stop()
+		f.rec, f.err = b.fly(ctx, key.id, s, f)
+		b.land(key, s, f)
+		close(f.done)
+	})
+	if !began {
+		stop()
+		cancel()
+		f.err = errClosed()
+		close(f.done)
+		return
+	}
+	air.under = append(air.under, f)
+}
+
+// land makes room for the next flight.
+func (b *Backend) land(key flightKey, s spot, f *flight) {
+	fs := &b.cache.flights
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	air := fs.byKey[key]
+	air.under = slices.DeleteFunc(air.under, func(other *flight) bool { return other == f })
+	b.depart(key, s, air)
+	if len(air.under) == 0 {
 		delete(fs.byKey, key)
-	} else {
-		fs.byKey[key] = left
 	}
 }
 
@@ -134,7 +157,7 @@ func (b *Backend) fly(ctx context.Context, id config.ID, s spot, f *flight) (*Re
 	for pause := newPause(); ; {
 		got := b.ask(ctx, id, exact)
 		b.reported(id, got.Err)
-		rec, err := b.judged(id, got, f.born, f.demand.after, exact)
+		rec, err := b.judged(id, got, f.born, f.after, exact)
 		if err != nil {
 			b.counts.failures.Add(1)
 			if ctx.Err() != nil && outage(err) {
@@ -143,7 +166,7 @@ func (b *Backend) fly(ctx context.Context, id config.ID, s spot, f *flight) (*Re
 			return nil, err
 		}
 		if rec == nil { // a breach of the contract: handed on as it is, and not kept
-			return b.record(got.Entry, false, f.born, f.demand.after, true), nil
+			return b.record(got.Entry, false, f.born, f.after, true), nil
 		}
 		if !rec.absent && b.cache.floors.forbids(rec.entry, b.cache.since()) {
 			if !pause.wait(ctx) {

@@ -28,7 +28,7 @@ func each(at []int, n int, do func(int)) {
 // error nothing has changed: what is held goes on being served.
 func (b *Backend) Renew(ctx context.Context, id config.ID) (Answer, error) {
 	began := b.cache.since()
-	r, err := b.fetch(ctx, id, b.spot(id), demand{after: began, exact: true, apply: true})
+	r, err := b.fetch(ctx, id, b.spot(id), demand{order: b.cache.flights.order(), exact: true, apply: true})
 	if err != nil {
 		return Answer{}, err
 	}
@@ -61,7 +61,9 @@ func (b *Backend) RenewAll(ctx context.Context, below Below) (values int, err er
 		page, err := b.Backend.List(ctx, driver.ListRequest{
 			Tenant: below.Tenant, Service: below.Service, KeyPrefix: below.Prefix, PageSize: driver.MaxPageSize, PageToken: token,
 		})
-		b.reported(config.ID{}, err)
+		if ctx.Err() == nil {
+			b.reported(config.ID{}, err)
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -65,6 +65,7 @@ type view struct {
 	dirty    bool          // may have missed something
 	listed   time.Duration // when the last good list of it began; 0: never
 	list     *listing      // the newest
+	walks    uint64        // counts them
 }
 
 // mark is what was told of one key last.
@@ -80,11 +81,13 @@ type event struct {
 	entry  config.Entry
 	absent bool
 	bare   bool
+	live   bool // there was a value before
 }
 
 // listing is one walk through the store, shared by those who asked for it
 // before it began.
 type listing struct {
+	number  uint64
 	began   time.Duration
 	done    chan struct{}
 	entries []config.Entry
@@ -109,7 +112,8 @@ func (v *view) note(r *Record, clean bool) {
 	defer v.mu.Unlock()
 	k := r.entry.ID.Key
 	was, known := v.known[k]
-	counted := r.entry.Version > 0 && was.version > 0 && !v.b.forgets
+	// Versions that only ever grow order what the clock leaves open.
+	counted := r.entry.Version > 0 && (was.version > 0 || !known) && !v.b.forgets
 	switch {
 	case counted && r.entry.Version <= was.version:
 		return
@@ -125,11 +129,13 @@ func (v *view) note(r *Record, clean bool) {
 		v.forgetAbsences()
 	}
 	now := mark{version: r.entry.Version, revision: r.entry.Revision, absent: r.absent, at: r.born}
-	if r.absent && now.version == 0 && !v.b.forgets {
-		now.version = was.version // what is put next is above it
+	e := event{entry: r.entry, absent: r.absent, live: known && !was.absent}
+	if r.absent && now.version == 0 && was.version > 0 && !v.b.forgets {
+		now.version = was.version + 1 // the least that the deletion can have
+		e.entry.Version = now.version
 	}
 	v.known[k] = now
-	v.push(r)
+	v.push(e)
 }
 
 func (m mark) says(r *Record) bool {
@@ -145,10 +151,9 @@ func (v *view) forgetAbsences() {
 }
 
 // push appends an event and lets the oldest go. The lock is held.
-func (v *view) push(r *Record) {
-	e := event{entry: r.entry, absent: r.absent}
-	if r.entry.Secret || len(r.entry.Value) > maxViewBytes/64 {
-		e.entry.Value, e.bare = nil, !r.absent
+func (v *view) push(e event) {
+	if e.entry.Secret || len(e.entry.Value) > maxViewBytes/64 {
+		e.entry.Value, e.bare = nil, !e.absent
 	}
 	v.events = append(v.events, e)
 	v.last++
@@ -259,19 +264,23 @@ func (vs *views) renew(ctx context.Context, below Below) {
 			continue
 		}
 		if strings.HasPrefix(v.prefix, below.Prefix) || strings.HasPrefix(below.Prefix, v.prefix) {
-			_, _ = v.walk(ctx, vs.b.cache.since()) // else it stays dirty and is tried again
+			_, _ = v.walk(ctx) // else it stays dirty and is tried again
 		}
 	}
 }
 
-// walk lists what the view covers, by a walk that began no earlier than after,
-// and makes the view exact. The entries must not be changed.
-func (v *view) walk(ctx context.Context, after time.Duration) ([]config.Entry, error) {
+// walk lists what the view covers, by a walk that begins after this call, and
+// makes the view exact. The entries must not be changed.
+func (v *view) walk(ctx context.Context) ([]config.Entry, error) {
+	v.mu.Lock()
+	behind := v.walks
+	v.mu.Unlock()
 	for {
 		v.mu.Lock()
 		l := v.list
-		if l == nil || isDone(l.done) && l.began < after {
-			l = &listing{began: v.b.cache.since(), done: make(chan struct{})}
+		if l == nil || isDone(l.done) {
+			v.walks++
+			l = &listing{number: v.walks, began: v.b.cache.since(), done: make(chan struct{})}
 			v.list = l
 			if !v.b.cache.goDo(func() { v.run(l) }) {
 				l.err = config.Errorf(config.FailedPrecondition, "the cache is closed")
@@ -284,7 +293,7 @@ func (v *view) walk(ctx context.Context, after time.Duration) ([]config.Entry, e
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		if l.began >= after {
+		if l.number > behind {
 			return l.entries, l.err
 		}
 	}
@@ -382,9 +391,6 @@ func (b *Backend) listAll(ctx context.Context, sc scope, prefix string) ([]confi
 	var entries []config.Entry
 	token := ""
 	for {
-		if err := b.budget.Wait(ctx); err != nil {
-			return nil, config.Errorf(config.Unavailable, "the store's budget of calls is used up")
-		}
 		page, err := b.List(ctx, driver.ListRequest{
 			Tenant: sc.tenant, Service: sc.service, KeyPrefix: prefix, PageSize: driver.MaxPageSize, PageToken: token,
 		})

@@ -19,7 +19,8 @@ const maxTold = 4096
 // Any other store is watched through what is written and refreshed here, and
 // by listing it within the route's MaxStaleness: changes that nobody announces
 // are told by then, and of several in quick succession perhaps only the last.
-// A deletion that was found by listing has no version. Positions are good for
+// The version of a deletion that was found by listing is the least that it can
+// have. Positions are good for
 // this Cache as long as somebody watched the same prefix in the last minutes;
 // else they are OutOfRange. While the store is out of reach Watch ends with
 // Unavailable and can be resumed. Whoever falls behind by more than is kept is
@@ -57,7 +58,7 @@ func (b *Backend) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 		}
 	}
 	defer view.detach()
-	w := &watching{view: view, request: r, emit: emit, told: map[config.Key]mark{}}
+	w := &watching{view: view, request: r, emit: emit, told: map[config.Key]mark{}, passed: map[config.Key]bool{}}
 	if r.After == "" {
 		at, err = w.snapshot(ctx)
 	} else {
@@ -81,7 +82,7 @@ func (b *Backend) overheard(e driver.Event) {
 		return
 	}
 	b.cache.clock.invalidate(s, 0)
-	b.cache.floors.raise(e.Entry, e.Kind == driver.EventDelete, b.cache.since())
+	b.cache.floors.raise(e.Entry, e.Kind == driver.EventDelete, b.forgets, b.cache.since())
 }
 
 // resume reads a position: the view that it is of, attached, and the number of
@@ -133,22 +134,29 @@ type watching struct {
 	request driver.WatchRequest
 	emit    func(driver.Event) error
 	told    map[config.Key]mark
+	// Up to this event the snapshot may have seen what is told, or not.
+	window uint64
+	whole  bool                // told has all that was told
+	passed map[config.Key]bool // keys that the snapshot did not have: it is behind their deletion
 }
 
 func (w *watching) position(n uint64) string {
 	return w.view.b.cache.tokens.Seal(w.view.name+" "+strconv.FormatUint(n, 10), w.view.b.seal(w.request)...)
 }
 
-// snapshot tells what is there. What is noted from before its walk began is
-// told behind it, unless the walk has it.
+// snapshot tells what is there. What is noted while it is walked over may be in
+// it or not, which tell finds out.
 func (w *watching) snapshot(ctx context.Context) (at uint64, err error) {
 	w.view.mu.Lock()
 	at = w.view.last
 	w.view.mu.Unlock()
-	entries, err := w.view.walk(ctx, w.view.b.cache.since())
+	entries, err := w.view.walk(ctx)
 	if err != nil {
 		return 0, err
 	}
+	w.view.mu.Lock()
+	w.window, w.whole = w.view.last, true
+	w.view.mu.Unlock()
 	position := w.position(at)
 	for _, e := range entries {
 		w.told[e.ID.Key] = mark{version: e.Version, revision: e.Revision}
@@ -166,7 +174,7 @@ func (w *watching) missed(ctx context.Context, at uint64) (uint64, error) {
 	dirty := w.view.dirty
 	w.view.mu.Unlock()
 	if dirty {
-		if _, err := w.view.walk(ctx, w.view.b.cache.since()); err != nil {
+		if _, err := w.view.walk(ctx); err != nil {
 			return 0, err
 		}
 	}
@@ -218,9 +226,28 @@ func (w *watching) follow(ctx context.Context, at uint64) error {
 	}
 }
 
+// before reports whether an event of a key that the snapshot did not have lies
+// before the snapshot: the value was there when the walk began, so the walk came
+// behind its deletion.
+func (w *watching) before(e *event) bool {
+	k := e.entry.ID.Key
+	if _, has := w.told[k]; has {
+		return false // versions tell
+	}
+	passed, seen := w.passed[k]
+	if !seen {
+		passed = !e.live
+	}
+	w.passed[k] = passed || e.absent
+	return !passed
+}
+
 // tell emits one event, with its value read now if it was not kept.
 func (w *watching) tell(ctx context.Context, e *event, number uint64) error {
 	k := e.entry.ID.Key
+	if number <= w.window && w.before(e) {
+		return nil
+	}
 	if e.bare {
 		a, err := w.view.b.Read(ctx, e.entry.ID, Want{Bounded: true})
 		switch {
@@ -236,8 +263,12 @@ func (w *watching) tell(ctx context.Context, e *event, number uint64) error {
 	if known && (was == says || !w.view.b.forgets && says.version > 0 && says.version <= was.version) {
 		return nil
 	}
-	if len(w.told) >= maxTold {
+	if e.absent && w.whole && (!known || was.absent) {
+		return nil // nobody was told that it was there
+	}
+	if number > w.window && len(w.told) >= maxTold {
 		clear(w.told)
+		w.whole = false
 	}
 	w.told[k] = says
 	kind := driver.EventPut

@@ -51,8 +51,9 @@ type Result struct {
 // Get returns the effective value of key: the service's own, else the
 // tenant-wide one, else the shared one, as far as the key's route has them.
 // The zero service asks for the tenant-wide value.
-func (c *Client) Get(ctx context.Context, key config.Key, service config.Service) (Answer, error) {
-	return c.get(ctx, "client.Get", &tagstorev1.GetRequest{}, key, service)
+func (c *Client) Get(ctx context.Context, key config.Key, service config.Service, opts ...GetOption) (Answer, error) {
+	o := newGetOptions(opts)
+	return c.get(ctx, "client.Get", &tagstorev1.GetRequest{MinVersion: o.minVersion, MaxStaleness: o.maxStaleness}, key, service)
 }
 
 // GetVersion returns one version of key in exactly the layer that service
@@ -79,10 +80,14 @@ func (c *Client) get(ctx context.Context, op string, req *tagstorev1.GetRequest,
 // BatchGet returns the effective values of 1 to 1000 keys of any prefixes, in
 // the order asked, each with its own error. The call fails as a whole only
 // when no key could be answered.
-func (c *Client) BatchGet(ctx context.Context, keys []config.Key, service config.Service) ([]Result, error) {
+func (c *Client) BatchGet(ctx context.Context, keys []config.Key, service config.Service, opts ...GetOption) ([]Result, error) {
 	ctx, cancel, k := c.begin(ctx, "client.BatchGet", config.Key{})
 	defer cancel()
-	req := &tagstorev1.BatchGetRequest{Keys: make([]string, len(keys)), Service: service.String()}
+	o := newGetOptions(opts)
+	if o.minVersion != nil {
+		return nil, k.failed(config.Errorf(config.InvalidArgument, "a batch has no least version").WithHint("Get each key by itself"))
+	}
+	req := &tagstorev1.BatchGetRequest{Keys: make([]string, len(keys)), Service: service.String(), MaxStaleness: o.maxStaleness}
 	for i, key := range keys {
 		req.Keys[i] = key.String()
 	}
@@ -251,11 +256,12 @@ type PutRequest struct {
 // Put writes a new version and returns its entry without the value. Codes that
 // leave it open whether the write happened are OutcomeUnknown, which a broken
 // connection is too, and DeadlineExceeded.
-func (c *Client) Put(ctx context.Context, r PutRequest) (Entry, error) {
-	return write(ctx, c, "client.Put", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.PutResponse, error) {
+func (c *Client) Put(ctx context.Context, r PutRequest, opts ...WriteOption) (Entry, error) {
+	o := newWriteOptions(opts)
+	return write(ctx, c, "client.Put", r.Key, r.Service, o, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.PutResponse, error) {
 		return c.config.Put(ctx, &tagstorev1.PutRequest{
 			Key: r.Key.String(), Service: r.Service.String(), Value: r.Value, ContentType: r.ContentType,
-			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey,
+			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey, AwaitReplicas: o.await,
 		}, opts...)
 	})
 }
@@ -274,11 +280,12 @@ type DeleteRequest struct {
 
 // Delete makes a key absent and returns the version that says so. The key's
 // history stays, but for DeleteRequest.Permanent.
-func (c *Client) Delete(ctx context.Context, r DeleteRequest) (Entry, error) {
-	return write(ctx, c, "client.Delete", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.DeleteResponse, error) {
+func (c *Client) Delete(ctx context.Context, r DeleteRequest, opts ...WriteOption) (Entry, error) {
+	o := newWriteOptions(opts)
+	return write(ctx, c, "client.Delete", r.Key, r.Service, o, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.DeleteResponse, error) {
 		return c.config.Delete(ctx, &tagstorev1.DeleteRequest{
 			Key: r.Key.String(), Service: r.Service.String(),
-			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey, Permanent: r.Permanent,
+			ExpectedVersion: r.ExpectedVersion, Message: r.Message, IdempotencyKey: r.IdempotencyKey, Permanent: r.Permanent, AwaitReplicas: o.await,
 		}, opts...)
 	})
 }
@@ -293,10 +300,11 @@ type RestoreRequest struct {
 }
 
 // Restore writes the value that a key had before its deletion as a new version.
-func (c *Client) Restore(ctx context.Context, r RestoreRequest) (Entry, error) {
-	return write(ctx, c, "client.Restore", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.RestoreResponse, error) {
+func (c *Client) Restore(ctx context.Context, r RestoreRequest, opts ...WriteOption) (Entry, error) {
+	o := newWriteOptions(opts)
+	return write(ctx, c, "client.Restore", r.Key, r.Service, o, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.RestoreResponse, error) {
 		return c.config.Restore(ctx, &tagstorev1.RestoreRequest{
-			Key: r.Key.String(), Service: r.Service.String(), ExpectedVersion: r.ExpectedVersion, Message: r.Message,
+			Key: r.Key.String(), Service: r.Service.String(), ExpectedVersion: r.ExpectedVersion, Message: r.Message, AwaitReplicas: o.await,
 		}, opts...)
 	})
 }
@@ -312,19 +320,23 @@ type RollbackRequest struct {
 }
 
 // Rollback writes the value of an old version as a new version.
-func (c *Client) Rollback(ctx context.Context, r RollbackRequest) (Entry, error) {
-	return write(ctx, c, "client.Rollback", r.Key, r.Service, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.RollbackResponse, error) {
+func (c *Client) Rollback(ctx context.Context, r RollbackRequest, opts ...WriteOption) (Entry, error) {
+	o := newWriteOptions(opts)
+	return write(ctx, c, "client.Rollback", r.Key, r.Service, o, func(ctx context.Context, opts ...grpc.CallOption) (*tagstorev1.RollbackResponse, error) {
 		return c.config.Rollback(ctx, &tagstorev1.RollbackRequest{
 			Key: r.Key.String(), Service: r.Service.String(), ToVersion: r.ToVersion,
-			ExpectedVersion: r.ExpectedVersion, Message: r.Message,
+			ExpectedVersion: r.ExpectedVersion, Message: r.Message, AwaitReplicas: o.await,
 		}, opts...)
 	})
 }
 
 // write does what the four writes share: they address exactly one layer and
 // answer with the entry that they made.
-func write[Response interface{ GetEntry() *tagstorev1.Entry }](
-	ctx context.Context, c *Client, op string, key config.Key, service config.Service,
+func write[Response interface {
+	GetEntry() *tagstorev1.Entry
+	GetReplicas() []*tagstorev1.ReplicaStatus
+}](
+	ctx context.Context, c *Client, op string, key config.Key, service config.Service, o writeOptions,
 	send func(context.Context, ...grpc.CallOption) (Response, error),
 ) (Entry, error) {
 	ctx, cancel, k := c.begin(ctx, op, key)
@@ -339,6 +351,9 @@ func write[Response interface{ GetEntry() *tagstorev1.Entry }](
 		return Entry{}, k.broken("for another key or service")
 	}
 	entry.Value = nil
+	if o.replicas != nil {
+		*o.replicas = replicasFromWire(resp.GetReplicas())
+	}
 	return entry, nil
 }
 

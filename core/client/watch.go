@@ -45,6 +45,15 @@ const (
 	EventSync
 	// EventHeartbeat says that nothing happened, and moves the resume token on.
 	EventHeartbeat
+	// EventGap says that what changed since the event before it is not known in
+	// full. The values of all keys follow, then an EventSync: a key that was not
+	// put between the two is gone.
+	EventGap
+	// EventSourceDown says that the service can not reach the store: changes may
+	// be late. What was sent stays the last that is known.
+	EventSourceDown
+	// EventSourceUp says that it can again, and has sent what was missed.
+	EventSourceUp
 )
 
 // String returns the kind's name as it stands in logs.
@@ -58,6 +67,12 @@ func (k EventKind) String() string {
 		return "sync"
 	case EventHeartbeat:
 		return "heartbeat"
+	case EventGap:
+		return "gap"
+	case EventSourceDown:
+		return "source down"
+	case EventSourceUp:
+		return "source up"
 	default:
 		return "unknown"
 	}
@@ -68,8 +83,9 @@ type Event struct {
 	Kind  EventKind
 	Entry Entry // zero unless Kind is EventPut or EventDelete
 	// ResumeToken, passed to a later Watch, goes on behind this event. It is ""
-	// while the present state is still being sent: a Watch that ends there has
-	// to begin again.
+	// while the present state is still being sent, at the beginning or behind an
+	// EventGap: a Watch that ends there has to begin again, or with the token
+	// before the gap, which leads to another.
 	ResumeToken string
 }
 
@@ -82,9 +98,14 @@ type Event struct {
 // resumed behind the last event, after a growing wait and for as long as ctx
 // lasts: nothing is lost, and an event may come a second time. Every other end
 // is returned: a break before that (what was sent is not the whole state: drop
-// it), OutOfRange (the token is older than the history that is kept: start
-// again without it), Unauthenticated (the token has expired), PermissionDenied
-// and the rest.
+// it), OutOfRange (the store's changes come faster than it can tell them: start
+// again without the token), Unauthenticated (the bearer token has expired),
+// PermissionDenied and the rest.
+//
+// Watch hides nothing of what the service says. Whoever keeps the values of
+// the keys notes, behind an EventGap, which keys are put, and at the EventSync
+// forgets all others; a break between the two brings another EventGap, which
+// begins that anew.
 func (c *Client) Watch(ctx context.Context, r WatchRequest, emit func(Event) error) error {
 	const op = "client.Watch"
 	w := watch{client: c, request: r, emit: emit, resumable: r.ResumeToken != ""}
@@ -176,6 +197,13 @@ func (w *watch) event(resp *tagstorev1.WatchResponse) (Event, bool) {
 		w.resumable = true
 	case *tagstorev1.WatchResponse_Heartbeat:
 		event.Kind = EventHeartbeat
+	case *tagstorev1.WatchResponse_Gap:
+		event.Kind = EventGap
+		w.resumable = false
+	case *tagstorev1.WatchResponse_SourceDown:
+		event.Kind = EventSourceDown
+	case *tagstorev1.WatchResponse_SourceUp:
+		event.Kind = EventSourceUp
 	default:
 		ok = false
 	}

@@ -237,7 +237,10 @@ type Caveats struct {
 	// LooseCompareAndSet: Absent is exact; any other expected version is
 	// compared before the write and checked after it. A write that lost a race
 	// may have been made all the same, and always says so: Conflict with the
-	// version that was there before it.
+	// version that was there before it. Together with PermanentDelete, a Delete
+	// can be compared before and not checked after: a Put that comes between the
+	// two (as it can in Parameter Store) is deleted unnoticed, though it was
+	// acknowledged.
 	LooseCompareAndSet bool
 	// PermanentDelete: Delete takes the history with it, and the next Put is
 	// version 1 again. Without DeleteRequest.Permanent it is

@@ -147,6 +147,7 @@ type Call struct {
 
 	mu       sync.Mutex
 	err      error
+	settled  bool // it is known who is to be asked
 	replicas map[Replica]*progress
 }
 
@@ -161,12 +162,16 @@ type progress struct {
 func (c *Call) Done() <-chan struct{} { return c.done }
 
 // Report returns what Refresh would, as far as it is known by now: a replica
-// that has not answered has an error with code DeadlineExceeded.
+// that has not answered has an error with code DeadlineExceeded, which is the
+// error of the whole while it is not known which replicas there are.
 func (c *Call) Report() (Report, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
 		return Report{}, c.err
+	}
+	if !c.settled {
+		return Report{}, &config.Error{Op: op, Code: config.DeadlineExceeded, Message: "the replicas have not been discovered yet"}
 	}
 	r := Report{Outcomes: make([]Outcome, 0, len(c.replicas))}
 	for _, p := range c.replicas {
@@ -203,9 +208,6 @@ func (c *Call) run(ctx context.Context) error {
 	}
 	ctx = client.ContextWithToken(ctx, token)
 	toAsk := slices.DeleteFunc(found, f.o.Skip)
-	if len(toAsk) == 0 {
-		return nil
-	}
 	c.ask(ctx, toAsk)
 	if !c.worthAnotherLook() || !wait(ctx) {
 		return nil
@@ -254,6 +256,7 @@ func (c *Call) ask(ctx context.Context, replicas []Replica) {
 		}
 		c.replicas[r].pending = true
 	}
+	c.settled = true
 	c.mu.Unlock()
 	var calls errgroup.Group
 	calls.SetLimit(maxCalls)

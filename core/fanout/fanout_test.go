@@ -351,16 +351,31 @@ func TestReportUnderWay(t *testing.T) {
 	var report fanout.Report
 	eventually(t, "the first has answered", func() bool {
 		var err error
-		if report, err = call.Report(); err != nil {
-			t.Fatal(err)
-		}
-		return strings.HasPrefix(summary(report), "a,")
+		report, err = call.Report()
+		return err == nil && strings.HasPrefix(summary(report), "a,")
 	})
 	want(t, report, "a, b: deadline_exceeded")
 	close(release)
 	<-call.Done()
 	if report, _ = call.Report(); report.Err() != nil {
 		t.Errorf("at the end: %v", report.Err())
+	}
+}
+
+// While it is not known whom to ask, no report could be taken for one of nobody.
+func TestReportBeforeDiscovery(t *testing.T) {
+	a := start(t, "a")
+	r, discovered := &registry{}, make(chan struct{})
+	r.set(a.Replica)
+	r.next = func(int) { <-discovered }
+	call := open(t, r).Start(t.Context(), target(t))
+	if _, err := call.Report(); !errors.Is(err, config.DeadlineExceeded) {
+		t.Errorf("Report returned %v, want code deadline_exceeded", err)
+	}
+	close(discovered)
+	<-call.Done()
+	if report, err := call.Report(); err != nil || report.Err() != nil {
+		t.Errorf("at the end: %v, %v", err, report.Err())
 	}
 }
 

@@ -15,10 +15,11 @@ import (
 )
 
 // A batch is asked for in several messages: few keys in the first, since a
-// plugin reads all of them and their values may be large; and never so many
-// that the message limit is near, even when all are as long as can be.
+// plugin reads all of them and their values may be large, but a round number,
+// since stores answer 10, 20 or 100 keys a call; and never so many that the
+// message limit is near, even when all are as long as can be.
 const (
-	firstBatch = 64
+	firstBatch = 100
 	maxBatch   = 1000
 )
 

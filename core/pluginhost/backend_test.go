@@ -80,8 +80,28 @@ func TestLargeValuesAreNotAskedForAtOnce(t *testing.T) {
 	for i := 1; i < len(results); i += 2 {
 		most = max(most, number(t, string(results[i].Entry.Value)))
 	}
-	if most == 0 || most > 64 {
+	if most == 0 || most > 100 {
 		t.Errorf("the plugin was asked for %d large values in one message", most)
+	}
+}
+
+// A hundred keys are one call of DynamoDB, ten of Parameter Store and five of
+// Secrets Manager: cut anywhere else, they would be more.
+func TestHundredKeysAreOneMessage(t *testing.T) {
+	t.Parallel()
+	p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t)})
+	ids := make([]config.ID, 100)
+	for i := range ids {
+		ids[i] = id(t, "probe/batch")
+	}
+	results, err := p.BatchGet(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range results {
+		if got := number(t, string(r.Entry.Value)); got != len(ids) {
+			t.Fatalf("the plugin was asked for %d of %d keys in one message", got, len(ids))
+		}
 	}
 }
 

@@ -24,6 +24,7 @@ type call struct {
 	route *router.Route
 	want  cache.Want // of the latest versions
 	renew bool       // they are put in place of what is held
+	quiet bool       // that the backend is out of reach has been logged
 }
 
 // on finds the route of a key.
@@ -93,6 +94,9 @@ func (c call) failed(ctx context.Context, err error) error {
 		return out
 	case config.Unavailable:
 		out.Message, out.Hint = "backend "+name+" is out of reach", "retry"
+		if c.quiet {
+			return out
+		}
 	case config.OutcomeUnknown:
 		out.Message, out.Hint = "backend "+name+" did not say whether the change was made", "read the value before you retry"
 	case config.ResourceExhausted:

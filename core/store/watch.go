@@ -3,7 +3,11 @@ package store
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
@@ -19,62 +23,6 @@ type WatchRequest struct {
 	KeyPrefix string
 	// ResumeToken is "" for the present state first, or that of any event of
 	// an earlier Watch with the same scope and prefix.
-	ResumeToken string
-}
-
-// EventKind says what an Event is.
-type EventKind int
-
-// The kinds of event.
-const (
-	// EventPut carries a live entry with its value.
-	EventPut EventKind = iota + 1
-	// EventDelete carries a tombstone.
-	EventDelete
-	// EventSync says that everything that was there when Watch began (or since
-	// the resume point) has been emitted.
-	EventSync
-	// EventProgress says only that everything up to its token has been emitted.
-	EventProgress
-	// EventGap says that what happened since the event before it is not known in
-	// full. All values follow as at the beginning, then an EventSync: a key that
-	// is not among them is gone.
-	EventGap
-	// EventSourceDown says that the store is out of reach and changes may be
-	// late. What was emitted stays the last that is known.
-	EventSourceDown
-	// EventSourceUp says that the store is back. What was missed has been
-	// emitted, or is about to be behind an EventGap.
-	EventSourceUp
-)
-
-// String returns the kind's name as it stands in logs.
-func (k EventKind) String() string {
-	switch k {
-	case EventPut:
-		return "put"
-	case EventDelete:
-		return "delete"
-	case EventSync:
-		return "sync"
-	case EventProgress:
-		return "progress"
-	case EventGap:
-		return "gap"
-	case EventSourceDown:
-		return "source down"
-	case EventSourceUp:
-		return "source up"
-	default:
-		return "unknown"
-	}
-}
-
-// Event is one message of a Watch.
-type Event struct {
-	Kind  EventKind
-	Entry config.Entry // zero unless Kind is EventPut or EventDelete
-	// ResumeToken makes another Watch go on behind this event.
 	ResumeToken string
 }
 
@@ -95,9 +43,20 @@ type Event struct {
 // layers change at once, and always arrives at its last. An event may be
 // repeated.
 //
+// Where the store can not tell everything that changed since the resume token,
+// or since what the receiver was slow to take, Watch emits an EventGap and
+// begins anew: the values of all keys, an EventSync, and what changes. The
+// EventGap has the token of the event before it, so that whoever resumes behind
+// it is told of the gap again. Where gap follows gap and no EventSync comes, the
+// Watch ends with OutOfRange.
+//
+// A store that is out of reach ends no Watch that has begun or goes on from a
+// token: Watch emits one EventSourceDown, asks again with growing pauses, and,
+// when all that was missed has been emitted, one EventSourceUp. A Watch that
+// has nothing to go on from yet ends with Unavailable.
+//
 // A Watch holds at most two events of each layer and the versions of 1024 keys
-// in memory: a slow receiver makes its backends wait, and them only for it. A
-// resume token that lies before the changes still kept is OutOfRange.
+// in memory: a slow receiver makes its backends wait, and them only for it.
 func (s *Store) Watch(ctx context.Context, r WatchRequest, emit func(Event) error) error {
 	const op = "store.Watch"
 	sel, err := s.selecting(op, r.Scope, r.KeyPrefix)
@@ -108,10 +67,8 @@ func (s *Store) Watch(ctx context.Context, r WatchRequest, emit func(Event) erro
 	if !ok {
 		return sel.unable("be watched")
 	}
-	w := &watch{
-		selection: sel, emit: emit, seen: map[config.Key]config.Entry{},
-		at: mark{stage: stageSnapshot, positions: make([]string, len(sel.places))}, synced: make([]bool, len(sel.places)),
-	}
+	w := &watch{selection: sel, from: from, emit: emit}
+	w.reset()
 	if r.ResumeToken != "" {
 		payload, err := s.tokens.Open(r.ResumeToken, sel.seal("watch")...)
 		if err != nil {
@@ -120,20 +77,9 @@ func (s *Store) Watch(ctx context.Context, r WatchRequest, emit func(Event) erro
 		if w.at, ok = parseMark(payload, len(sel.places)); !ok {
 			return sel.refused(config.Errorf(config.Internal, "an own resume token can not be read"))
 		}
+		w.begun = true
 	}
-
-	ctx, cancel := context.WithCancel(ctx)
-	var streams sync.WaitGroup
-	defer streams.Wait()
-	defer cancel()
-	w.failures = make(chan error, len(sel.places))
-	for i, p := range sel.places {
-		events := make(chan driver.Event)
-		w.events[i] = events
-		after := w.at.positions[i]
-		streams.Go(func() { w.failures <- w.stream(ctx, from, p, after, events) })
-	}
-	return w.run(ctx, r.ResumeToken == "")
+	return w.keep(ctx)
 }
 
 // stage is how much of what a Watch owes has been emitted at some mark.
@@ -167,23 +113,111 @@ func parseMark(s string, layers int) (mark, bool) {
 	return mark{stage(parts[0]), parts[1], parts[2:]}, true
 }
 
-// maxLayers is how many kinds of layer there are.
-const maxLayers = 3
+const (
+	// maxLayers is how many kinds of layer there are.
+	maxLayers = 3
+	// maxGaps is how often a Watch begins anew without getting to a sync.
+	maxGaps = 8
+)
 
 // watch is one running Watch.
 type watch struct {
 	*selection
-	emit     func(Event) error
+	from driver.Watcher
+	emit func(Event) error
+	at   mark
+	seen map[config.Key]config.Entry // what was emitted, without values
+
+	begun   bool  // there is something to go on from
+	synced  bool  // EventSync was emitted, since the last EventGap if there was one
+	gaps    int   // EventGaps that were emitted since the last EventSync
+	down    bool  // EventSourceDown was emitted, and its EventSourceUp not yet
+	refusal error // of emit
+
+	// Of one attempt.
 	events   [maxLayers]chan driver.Event // nil behind the last layer
 	failures chan error
-	at       mark
-	synced   []bool
-	seen     map[config.Key]config.Entry // what was emitted, without values
+	layers   []bool // which have had their sync
+	heard    bool   // of any of them
 }
 
+// reset forgets everything that could be gone on from.
+func (w *watch) reset() {
+	w.at = mark{stage: stageSnapshot, positions: make([]string, len(w.places))}
+	w.seen = map[config.Key]config.Entry{}
+	w.synced = false
+}
+
+// blank reports that no layer has told anything to go on from.
+func (w *watch) blank() bool { return w.at.key == "" && strings.Join(w.at.positions, "") == "" }
+
+// keep emits until something fails that asking again does not mend.
+func (w *watch) keep(ctx context.Context) error {
+	var pauses pauses
+	for {
+		err := w.attempt(ctx)
+		if w.heard {
+			w.begun = true
+			pauses.reset()
+		}
+		var lost *inexact
+		switch code := config.CodeOf(err); {
+		case w.refusal != nil:
+			return w.refusal
+		case ctx.Err() != nil:
+			return w.refused(ctx.Err())
+		case errors.As(err, &lost):
+			if w.gaps > 0 && w.blank() || w.gaps == maxGaps {
+				return lost.err
+			}
+			if err := w.send(EventGap, config.Entry{}); err != nil {
+				return err
+			}
+			w.reset()
+			w.gaps++
+			continue
+		case code != config.Unavailable && code != config.DeadlineExceeded, !w.begun:
+			return err
+		}
+		if !w.down {
+			w.down, w.quiet = true, true
+			if err := w.send(EventSourceDown, config.Entry{}); err != nil {
+				return err
+			}
+		}
+		if !pauses.wait(ctx) {
+			return w.refused(ctx.Err())
+		}
+	}
+}
+
+// attempt watches all layers from where w stands and emits until something
+// fails. Nothing that it started is left then.
+func (w *watch) attempt(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	defer cancel()
+	w.failures, w.layers, w.heard = make(chan error, len(w.places)), make([]bool, len(w.places)), false
+	for i, p := range w.places {
+		events := make(chan driver.Event)
+		w.events[i] = events
+		after := w.at.positions[i]
+		streams.Go(func() { w.failures <- w.stream(ctx, p, after, events) })
+	}
+	return w.run(ctx)
+}
+
+// inexact is why a store can not go on from a position.
+type inexact struct{ err error }
+
+func (e *inexact) Error() string { return e.err.Error() }
+
+func (e *inexact) Unwrap() error { return e.err }
+
 // stream passes on the events of one layer. Its error is never nil.
-func (w *watch) stream(ctx context.Context, from driver.Watcher, p place, after string, events chan<- driver.Event) error {
-	err := from.Watch(ctx, driver.WatchRequest{
+func (w *watch) stream(ctx context.Context, p place, after string, events chan<- driver.Event) error {
+	err := w.from.Watch(ctx, driver.WatchRequest{
 		Tenant: p.tenant, Service: p.service, KeyPrefix: w.prefix, After: after,
 	}, func(e driver.Event) error {
 		select {
@@ -193,8 +227,13 @@ func (w *watch) stream(ctx context.Context, from driver.Watcher, p place, after 
 			return ctx.Err()
 		}
 	})
-	if err == nil {
+	switch code := config.CodeOf(err); {
+	case err == nil:
 		return errEnded
+	case code == config.OutOfRange, code == config.InvalidArgument && after != "":
+		// The position came out of a seal of this route, so its backend has
+		// issued it. One that does not know it has lost what it knew.
+		return &inexact{err}
 	}
 	return err
 }
@@ -202,23 +241,26 @@ func (w *watch) stream(ctx context.Context, from driver.Watcher, p place, after 
 var errEnded = &config.Error{Code: config.Unavailable, Message: "the watch ended"}
 
 // run emits until something fails.
-func (w *watch) run(ctx context.Context, fresh bool) error {
+func (w *watch) run(ctx context.Context) error {
 	var err error
 	switch {
-	case fresh:
+	case w.at.stage != stageSnapshot:
+	case w.blank():
 		err = w.snapshot(ctx)
-	case w.at.stage == stageSnapshot:
+	default:
 		err = w.rest(ctx)
 	}
 	if err != nil {
 		return err
 	}
 	for {
+		before := slices.Clone(w.at.positions)
 		layer, e, err := w.next(ctx, w.events)
-		if err == nil {
-			err = w.handle(ctx, layer, e)
-		}
 		if err != nil {
+			return err
+		}
+		if err := w.handle(ctx, layer, e); err != nil {
+			w.at.positions = before // it is still to be handled
 			return err
 		}
 	}
@@ -234,6 +276,10 @@ func (w *watch) next(ctx context.Context, from [maxLayers]chan driver.Event) (la
 	case e = <-from[2]:
 		layer = 2
 	case err := <-w.failures:
+		var lost *inexact
+		if errors.As(err, &lost) {
+			return 0, e, &inexact{w.failed(ctx, lost.err)}
+		}
 		return 0, e, w.failed(ctx, err)
 	case <-ctx.Done():
 		return 0, e, w.refused(ctx.Err())
@@ -242,6 +288,7 @@ func (w *watch) next(ctx context.Context, from [maxLayers]chan driver.Event) (la
 		return 0, e, w.violation(ctx, wrong)
 	}
 	w.at.positions[layer] = e.Position
+	w.heard = true
 	return layer, e, nil
 }
 
@@ -269,7 +316,7 @@ func (w *watch) snapshot(ctx context.Context) error {
 	for {
 		first := -1
 		for i := range w.places {
-			for heads[i] == nil && !w.synced[i] {
+			for heads[i] == nil && !w.layers[i] {
 				var only [maxLayers]chan driver.Event
 				only[i] = w.events[i]
 				_, e, err := w.next(ctx, only)
@@ -278,7 +325,7 @@ func (w *watch) snapshot(ctx context.Context) error {
 				}
 				switch e.Kind {
 				case driver.EventSync:
-					w.synced[i] = true
+					w.layers[i] = true
 				case driver.EventDelete:
 					return w.violation(ctx, "deletion in a snapshot")
 				case driver.EventPut:
@@ -311,7 +358,7 @@ func (w *watch) snapshot(ctx context.Context) error {
 	if len(w.places) > 1 {
 		w.at.stage = stageRead
 	}
-	return w.send(EventSync, config.Entry{})
+	return w.caughtUp()
 }
 
 // rest goes on with a snapshot that was cut off: the keys behind the mark are
@@ -373,18 +420,32 @@ func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	return w.put(now.entry)
 }
 
-// sync emits one sync event when the last layer has had its own.
+// sync takes the sync event of one layer. The last one's says that everything
+// is up to date.
 func (w *watch) sync(layer int) error {
-	if w.synced[layer] {
+	if w.layers[layer] {
 		return nil
 	}
-	w.synced[layer] = true
-	for _, s := range w.synced {
-		if !s {
-			return nil
+	w.layers[layer] = true
+	if slices.Contains(w.layers, false) {
+		return nil
+	}
+	return w.caughtUp()
+}
+
+// caughtUp emits what says that nothing is missing any more.
+func (w *watch) caughtUp() error {
+	if !w.synced {
+		w.synced, w.gaps = true, 0
+		if err := w.send(EventSync, config.Entry{}); err != nil {
+			return err
 		}
 	}
-	return w.send(EventSync, config.Entry{})
+	if !w.down {
+		return nil
+	}
+	w.down, w.quiet = false, false
+	return w.send(EventSourceUp, config.Entry{})
 }
 
 // put emits a value unless it is what was emitted last for its key, or the
@@ -418,5 +479,31 @@ func (w *watch) repeats(e config.Entry) bool {
 }
 
 func (w *watch) send(kind EventKind, e config.Entry) error {
-	return w.emit(Event{Kind: kind, Entry: e, ResumeToken: w.store.tokens.Seal(w.at.String(), w.seal("watch")...)})
+	w.refusal = w.emit(Event{Kind: kind, Entry: e, ResumeToken: w.store.tokens.Seal(w.at.String(), w.seal("watch")...)})
+	return w.refusal
+}
+
+// The pauses before a store that is out of reach is asked again: half of a
+// bound that doubles, and up to the other half at random, so that all who watch
+// it do not ask at once.
+const (
+	shortestBound = 100 * time.Millisecond
+	longestBound  = 5 * time.Second
+)
+
+type pauses struct{ bound time.Duration }
+
+func (p *pauses) reset() { p.bound = 0 }
+
+// wait returns false as soon as ctx is done.
+func (p *pauses) wait(ctx context.Context) bool {
+	p.bound = min(max(2*p.bound, shortestBound), longestBound)
+	timer := time.NewTimer(p.bound/2 + rand.N(p.bound/2)) //nolint:gosec // jitter, not a secret
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }

@@ -400,10 +400,10 @@ func TestWatchEnds(t *testing.T) {
 		w := watch(t.Context(), t, f.Store, request)
 		w.expect("sync")
 		b2 := on(t, b.Backend)
-		down := func(context.Context, config.ID, uint64) error { return config.Errorf(config.Unavailable, "down") }
-		b.onGet = down // happens before the change that makes the watch read
+		// Happens before the change that makes the watch read.
+		b.onGet = func(context.Context, config.ID, uint64) error { return config.Errorf(config.DataLoss, "damaged") }
 		b2.put(t, acme, "param_config_a", `1`)
-		wantCode(t, w.end(), config.Unavailable)
+		wantCode(t, w.end(), config.DataLoss)
 		w.stop()
 	})
 }
@@ -445,8 +445,9 @@ func TestWatchTokens(t *testing.T) {
 		f.put(t, acme, "param_config_a", `2`)
 	}
 	for _, token := range []string{inSnapshot, afterSync} {
-		err := f.Watch(t.Context(), store.WatchRequest{Scope: acme, KeyPrefix: "param_config_", ResumeToken: token}, nothing)
-		wantCode(t, err, config.OutOfRange)
+		w := watch(t.Context(), t, f.Store, store.WatchRequest{Scope: acme, KeyPrefix: "param_config_", ResumeToken: token})
+		w.expect("gap", "put param_config_a=2", "sync")
+		w.close()
 	}
 }
 

@@ -72,6 +72,9 @@ var modules = map[string]struct{ may, mayNot []string }{
 	// A service never imports a plugin or another service.
 	"services/config": {may: []string{"core/", "internal/cloudmap"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
 	"services/order":  {may: []string{"core/auth", "core/client", "core/config", "core/settings", "core/telemetry"}},
+	// What announces changes finds the replicas here.
+	"internal/cloudmap": {may: []string{"core/config", "core/fanout"}},
+	"cli":               {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
 	// The pump stands for AWS: it knows where things lie, and no service.
 	"emulators/pump": {may: []string{"core/config", "core/manifest", "core/storemap", "emulators", "internal/cloudmap"}},
 	// The Lambda reads names and asks replicas; it never sees a value, a plugin
@@ -80,9 +83,6 @@ var modules = map[string]struct{ may, mayNot []string }{
 		"core/auth/machinetoken", "core/client", "core/config", "core/fanout", "core/keypath", "core/manifest", "core/settings", "core/storemap",
 		"internal/cloudmap",
 	}},
-	// What announces changes finds the replicas here.
-	"internal/cloudmap": {may: []string{"core/config", "core/fanout"}},
-	"cli":               {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
 }
 
 // inTests is what the tests of a module may import beside that. The emulators
@@ -107,7 +107,7 @@ var outside = []struct {
 }{
 	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "emulators/pump", "bench"}},
 	{"github.com/aws/aws-dax-go-v2", []string{"plugins/dynamodb"}},
-	{"github.com/dgraph-io/ristretto", []string{"core/cache"}},
+	{"github.com/dgraph-io/ristretto", []string{"core/cache", "bench"}},
 	{"github.com/hashicorp/", []string{"core/pluginmain", "core/pluginhost", "core/plugintest", "core/internal/handshake"}},
 	{"go.etcd.io/bbolt", []string{"plugins/local", "services/order", "bench"}},
 	{"github.com/golang-jwt/", []string{"core/auth"}},

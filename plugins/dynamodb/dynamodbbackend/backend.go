@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -63,26 +62,9 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 func open(ctx context.Context, o Options, now func() time.Time) (*Store, error) {
 	const op = "dynamodb.Open"
 	settings, wrong := o.parse()
-	// With a wrong role or timeout there is still a region to look for.
-	connOptions := o.Options
-	if len(connOptions.Check()) > 0 {
-		connOptions = awsconn.Options{}
-	}
-	conn, connErr := awsconn.Open(ctx, connOptions)
-	if len(wrong) > 0 {
-		e := config.Errorf(config.InvalidArgument, "the options of the dynamodb store are wrong: %s", strings.Join(wrong, "; "))
-		if connErr != nil {
-			more := config.AsError(connErr, op, config.Key{})
-			e.Message += "; and " + more.Message
-			e.Hint = more.Hint
-		} else {
-			_ = conn.Close() // which returns nil
-		}
-		e.Op = op
-		return nil, e
-	}
-	if connErr != nil {
-		return nil, config.AsError(connErr, op, config.Key{})
+	conn, err := awsconn.OpenWith(ctx, o.Options, wrong)
+	if err != nil {
+		return nil, config.AsError(err, op, config.Key{})
 	}
 	cfg := conn.Config()
 	s := &Store{

@@ -110,7 +110,7 @@ var raceRounds = flag.Int("race-rounds", 100, "how often two writers race for on
 
 // Two processes write the same key, round for round with the same expectation:
 // in every round exactly one wins, and the other learns of it.
-func TestExactlyOneWriterWins(t *testing.T) {
+func TestTwoWriters(t *testing.T) {
 	rounds := *raceRounds
 	s, _ := fresh(t, Options{})
 	stores := [2]*Store{s, openStore(t, Options{Table: s.table})}

@@ -1,6 +1,8 @@
 package dynamodbbackend
 
 import (
+	"flag"
+	"maps"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -79,17 +81,41 @@ func TestConformanceWithDAXOnMoto(t *testing.T) {
 	drivertest.Run(t, claim, withDAX(endpoint, Options{MaxValue: motoMaxValue}))
 }
 
-func TestConformanceOfTheProgramWithDAX(t *testing.T) {
-	node := daxtest.Start(t, daxtest.Options{DynamoDB: local(t)})
-	plugintest.Run(t, "..", func(t testing.TB) any {
-		return map[string]any{"table": table(t, local(t)), "dax_endpoint": node.Endpoint()}
-	}, eventual(), plugintest.Durable(), plugintest.Env(environment...))
+// onMoto sends the program's suites to moto; `make conformance` runs them there
+// as well.
+var onMoto = flag.Bool("program-on-moto", false, "hold the program to the suite on moto instead of DynamoDB Local")
+
+func runProgram(t *testing.T, claim drivertest.Caps, dax bool) {
+	t.Helper()
+	endpoint, options := local(t), map[string]any{}
+	if *onMoto {
+		endpoint = emulators.Moto(t)
+		at(t, endpoint)
+		claim.MaxValue = motoMaxValue
+		options["max_value"] = motoMaxValue
+	}
+	if dax {
+		options["dax_endpoint"] = daxtest.Start(t, daxtest.Options{DynamoDB: endpoint}).Endpoint()
+	}
+	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
+		t.Helper()
+		o := maps.Clone(options)
+		o["table"] = table(t, endpoint)
+		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(environment...))
+		h := open(t)
+		h.Peer = open(t).Backend // a second process on the same table
+		t.Cleanup(func() {
+			if err := h.Peer.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		})
+		return h
+	})
 }
 
-func TestConformanceOfTheProgram(t *testing.T) {
-	plugintest.Run(t, "..", func(t testing.TB) any { return map[string]any{"table": table(t, local(t))} }, claim,
-		plugintest.Durable(), plugintest.Env(environment...))
-}
+func TestConformanceOfTheProgramWithDAX(t *testing.T) { runProgram(t, eventual(), true) }
+
+func TestConformanceOfTheProgram(t *testing.T) { runProgram(t, claim, false) }
 
 // environment are the variables that the manifest would name.
 var environment = []string{"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}

@@ -51,7 +51,7 @@ func client(t testing.TB, endpoint string) *dynamodb.Client {
 	transport := &http.Transport{}
 	t.Cleanup(transport.CloseIdleConnections)
 	return dynamodb.New(dynamodb.Options{
-		Region: "us-east-1", BaseEndpoint: aws.String(endpoint), HTTPClient: &http.Client{Transport: transport},
+		Region: "us-east-1", BaseEndpoint: aws.String(endpoint), HTTPClient: &http.Client{Transport: emulators.PlainBody{RoundTripper: transport}},
 		Credentials: credentials.NewStaticCredentialsProvider("emulator", "emulator", ""),
 	})
 }

@@ -52,18 +52,17 @@ func TestOpenReportsAllProblems(t *testing.T) {
 
 func TestDAXAndTenantRoleExcludeOneAnother(t *testing.T) {
 	_, wrong := Options{Table: "some-table", DAXEndpoint: "dax://x:8111", Options: awsconn.Options{TenantRole: someRole}}.parse()
-	if len(wrong) != 1 || !strings.Contains(wrong[0], "DAX reads the table with its own role") {
-		t.Errorf("%q", wrong)
-	}
+	wantCode(t, wrong, config.InvalidArgument)
+	wantTexts(t, wrong, "DAX reads the table with its own role")
 	for _, good := range []string{"dax://x:8111", "daxs://my.cluster", "dax://127.0.0.1:8111/"} {
-		if _, wrong := (Options{Table: "some-table", DAXEndpoint: good}).parse(); len(wrong) > 0 {
-			t.Errorf("%s: %q", good, wrong)
+		if _, wrong := (Options{Table: "some-table", DAXEndpoint: good}).parse(); wrong != nil {
+			t.Errorf("%s: %v", good, wrong)
 		}
 	}
 	for _, bad := range []string{"x:8111", "dax://", "dax://user@x", "dax://x/path", "dax://x?y", "://"} {
-		if _, wrong := (Options{Table: "some-table", DAXEndpoint: bad}).parse(); len(wrong) != 1 {
-			t.Errorf("%s: %q", bad, wrong)
-		}
+		_, wrong := Options{Table: "some-table", DAXEndpoint: bad}.parse()
+		wantCode(t, wrong, config.InvalidArgument)
+		wantTexts(t, wrong, "dax_endpoint is not")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tagstore/tagstore/core/config"
@@ -76,8 +77,10 @@ type settings struct {
 // tableName is the form of a table's name.
 var tableName = regexp.MustCompile(`^[A-Za-z0-9_.-]{3,255}$`)
 
-// parse returns the settings and everything that is wrong, each as a sentence.
-func (o Options) parse() (s settings, wrong []string) {
+// parse returns the settings, or one InvalidArgument error that names
+// everything that is wrong.
+func (o Options) parse() (settings, error) {
+	var wrong []string
 	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 	duration := func(name, text string, fallback, least, most time.Duration) time.Duration {
 		if text == "" {
@@ -117,7 +120,7 @@ func (o Options) parse() (s settings, wrong []string) {
 			refuse("dax_endpoint and consistent_reads: true exclude one another: DAX passes consistent reads on to the table: leave one of them out")
 		}
 	}
-	s = settings{
+	s := settings{
 		table:             o.Table,
 		keyPrefix:         o.KeyPrefix,
 		consistent:        o.DAXEndpoint == "" && (o.ConsistentReads == nil || *o.ConsistentReads),
@@ -138,7 +141,10 @@ func (o Options) parse() (s settings, wrong []string) {
 	if slices.Contains(reserved, s.ttlAttribute) || len(s.ttlAttribute) > 255 {
 		refuse("ttl_attribute is one that the table model uses itself: leave it out for %q, or name another", DefaultTTLAttribute)
 	}
-	return s, append(wrong, o.Check()...)
+	if wrong = append(wrong, o.Check()...); len(wrong) > 0 {
+		return settings{}, config.Errorf(config.InvalidArgument, "the options of the dynamodb store are wrong: %s", strings.Join(wrong, "; "))
+	}
+	return s, nil
 }
 
 // reserved are the attributes of the table model.

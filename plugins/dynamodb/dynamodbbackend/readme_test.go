@@ -66,7 +66,7 @@ func TestReadmeSections(t *testing.T) {
 // its bounds.
 func TestReadmeOptions(t *testing.T) {
 	s, wrong := Options{Table: "some-table"}.parse()
-	if len(wrong) > 0 {
+	if wrong != nil {
 		t.Fatal(wrong)
 	}
 	defaults := map[string]string{
@@ -161,7 +161,7 @@ func TestReadmeManifests(t *testing.T) {
 				continue
 			}
 			s, wrong := o.parse()
-			if len(wrong) > 0 {
+			if wrong != nil {
 				t.Errorf("manifest %d, %s: %q", i+1, b.Name, wrong)
 			}
 			for _, r := range m.Routes {

@@ -68,6 +68,30 @@ func Open(ctx context.Context, o Options) (*Conn, error) {
 	return c, nil
 }
 
+// OpenWith is [Open] for a plugin that has checked its options already, o among
+// them: wrong is the error of that, nil if nothing is wrong. What is wrong with
+// the options, with the region and with the credentials is then one error, with
+// the code of wrong.
+func OpenWith(ctx context.Context, o Options, wrong error) (*Conn, error) {
+	if wrong == nil {
+		return Open(ctx, o)
+	}
+	// With a wrong role or timeout there is still a region to look for.
+	c, err := Open(ctx, Options{})
+	if err == nil {
+		_ = c.Close() // it returns nil
+		return nil, wrong
+	}
+	first, also := config.AsError(wrong, "", config.Key{}), config.AsError(err, "", config.Key{})
+	e := *first
+	e.Message += "; and " + also.Message
+	if e.Hint != "" {
+		e.Hint += "; "
+	}
+	e.Hint += also.Hint
+	return nil, e.WithCause(errors.Join(first.Err, also.Err))
+}
+
 func (c *Conn) load(ctx context.Context) error {
 	d, metadata := newDialer(dialTimeout), newDialer(metadataDial)
 	c.dialers = []*dialer{d, metadata}

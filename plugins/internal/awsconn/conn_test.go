@@ -104,6 +104,41 @@ func TestOpenNamesWhatIsMissing(t *testing.T) {
 	refusedOpen(t, Options{}, "no AWS region", "no AWS credentials", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_WEB_IDENTITY_TOKEN_FILE")
 }
 
+func TestOpenWithWrongOptions(t *testing.T) {
+	wrong := config.Errorf(config.InvalidArgument, "table is missing").WithHint("name it")
+	t.Run("and nothing else", func(t *testing.T) {
+		setenv(t, "http://127.0.0.1:1")
+		if _, err := OpenWith(t.Context(), Options{Timeout: "soon"}, wrong); !errors.Is(err, wrong) || err.Error() != wrong.Error() {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("and no region", func(t *testing.T) {
+		bare(t)
+		_, err := OpenWith(t.Context(), Options{Timeout: "soon"}, wrong)
+		if config.CodeOf(err) != config.InvalidArgument {
+			t.Fatalf("got %v", err)
+		}
+		for _, want := range []string{"table is missing", "name it", "no AWS region", "no AWS credentials", "AWS_REGION"} {
+			if !strings.Contains(err.Error(), want) {
+				t.Errorf("%v does not speak of %s", err, want)
+			}
+		}
+		if strings.Contains(wrong.Error(), "region") {
+			t.Errorf("the plugin's own error was changed: %v", wrong)
+		}
+	})
+	t.Run("and all is well", func(t *testing.T) {
+		setenv(t, "http://127.0.0.1:1")
+		c, err := OpenWith(t.Context(), Options{}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestOpenRefuses(t *testing.T) {
 	gone := httptest.NewServer(nil)
 	gone.Close()

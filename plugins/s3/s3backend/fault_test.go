@@ -401,6 +401,42 @@ func TestRequests(t *testing.T) {
 	}
 }
 
+// A batch of large values does not fill the memory: what comes behind so many
+// bytes is not read, and every key before that is.
+func TestBatchOfLargeValues(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, Options{})
+	s.batchBytes = 8 << 10
+	value := strings.Repeat("v", 1<<10)
+	var ids []config.ID
+	for i := range 2 * parallel {
+		ids = append(ids, id("acme", "order", fmt.Sprintf("large/%02d", i)))
+		put(t, s, ids[i], value)
+	}
+	ids = append([]config.ID{ids[0], ids[0]}, append(ids[1:], ids[0])...)
+	calls := s.conn.CountCalls()
+	results, err := s.BatchGet(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := calls.Logical("GetObject"); n > 9+parallel {
+		t.Errorf("%d of %d objects were read", n, len(ids))
+	}
+	var before int64
+	for i, r := range results {
+		if before <= s.batchBytes && r.Err != nil {
+			t.Errorf("key %d, behind %d bytes: %v", i, before, r.Err)
+		}
+		if r.Err != nil {
+			wantCode(t, r.Err, config.ResourceExhausted)
+		}
+		before += int64(len(r.Entry.Value))
+	}
+	if last := results[len(results)-1]; last.Err == nil {
+		t.Error("the last key, a copy of the first, was answered")
+	}
+}
+
 // A caller that gives up while S3 is silent is let go.
 func TestSilentS3(t *testing.T) {
 	t.Parallel()

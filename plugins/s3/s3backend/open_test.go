@@ -54,6 +54,20 @@ func TestOptionsThatAreWrong(t *testing.T) {
 	}
 }
 
+// So are region and credentials that are missing beside them.
+func TestOpenSaysEverything(t *testing.T) {
+	for _, name := range []string{"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"} {
+		t.Setenv(name, "")
+	}
+	_, err := Open(t.Context(), Options{MaxValue: -1})
+	wantCode(t, err, config.InvalidArgument)
+	for _, want := range []string{"bucket is missing", "max_value", "region", "credentials"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not speak of %s", err, want)
+		}
+	}
+}
+
 func TestNoService(t *testing.T) {
 	t.Parallel()
 	wide, of := id("acme", "", "folder/doc"), id("acme", "order", "folder/doc")

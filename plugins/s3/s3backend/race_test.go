@@ -2,6 +2,7 @@ package s3backend
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -224,12 +225,17 @@ func TestWriterThatDiesAfterALateWrite(t *testing.T) {
 	}
 }
 
-// Two writers that expect the same version, a thousand times, with two values
+// raceRounds is how often two writers race; -args -race-rounds=1000 is the long
+// form.
+var raceRounds = flag.Int("race-rounds", 100, "how often two writers race for one key")
+
+// Two writers that expect the same version, again and again, with two values
 // that keep coming back: of each two one succeeds, and what it wrote is what is
 // there.
-func TestTwoWritersAThousandTimes(t *testing.T) {
+func TestTwoWriters(t *testing.T) {
 	t.Parallel()
-	const rounds, perKey = 1000, 50 // a new bucket now and then: the emulator's lists grow with the bucket
+	const perKey = 50 // a new bucket now and then: the emulator's lists grow with the bucket
+	rounds := *raceRounds
 	var first, second *Store
 	wins := [2]int{}
 	var last config.Entry

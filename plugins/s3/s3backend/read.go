@@ -3,6 +3,7 @@ package s3backend
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -26,7 +27,19 @@ func (s *Store) Get(ctx context.Context, id config.ID, version uint64) (config.E
 	return e, nil
 }
 
-// BatchGet is as many Gets, a few at once.
+// batchBytes is from how many bytes of values on a batch reads no further: a
+// hundred of the largest would take 800 MiB. The plugin protocol sends 3 MiB of a
+// batch in one message and asks again for the rest, so its callers never see
+// where this ends.
+const batchBytes = 32 << 20
+
+func errBatchFull() *config.Error {
+	return config.Errorf(config.ResourceExhausted, "the values of this batch before this one have more than %d MiB together", batchBytes>>20).
+		WithHint("ask for fewer keys at a time")
+}
+
+// BatchGet is as many Gets, a few at once. Keys behind more than 32 MiB of
+// values are ResourceExhausted.
 func (s *Store) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
 	const op, each = "s3.BatchGet", "s3.Get" // a batch is many Gets, down to their errors
 	if err := s.begin(ctx); err != nil {
@@ -36,17 +49,23 @@ func (s *Store) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Result,
 	results := make([]driver.Result, len(ids))
 	var g errgroup.Group
 	g.SetLimit(parallel)
+	var bytes atomic.Int64 // of values that were read
 	for i, id := range ids {
 		if _, ok := first[id]; ok {
 			continue
 		}
 		first[id] = i
+		if bytes.Load() > s.batchBytes { // all of keys before this one
+			results[i].Err = fail(each, id.Key, errBatchFull(), false)
+			continue
+		}
 		g.Go(func() error {
 			e, err := s.get(ctx, id, 0)
 			if err != nil {
 				results[i].Err = fail(each, id.Key, err, false)
 				return nil
 			}
+			bytes.Add(int64(len(e.Value)))
 			results[i].Entry = e
 			return nil
 		})
@@ -55,10 +74,16 @@ func (s *Store) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Result,
 	if err := done(ctx); err != nil {
 		return nil, fail(op, config.Key{}, err, false)
 	}
+	var before int64
 	for i, id := range ids {
-		if from := first[id]; from != i {
+		switch from := first[id]; {
+		case from == i:
+		case before > s.batchBytes:
+			results[i].Err = fail(each, id.Key, errBatchFull(), false)
+		default:
 			results[i] = driver.Result{Entry: results[from].Entry.Clone(), Err: results[from].Err}
 		}
+		before += int64(len(results[i].Entry.Value))
 	}
 	return results, nil
 }

@@ -30,6 +30,8 @@ type Store struct {
 	tokens *driver.Sealer
 	memo   memo
 	closed atomic.Bool
+	// batchBytes is the constant; less in tests.
+	batchBytes int64
 	// untagged is set when S3 refused to tag an object: from then on nobody
 	// tries, and readers look at the version list instead.
 	untagged atomic.Bool
@@ -55,11 +57,8 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 }
 
 func open(ctx context.Context, o Options) (*Store, error) {
-	settings, err := o.parse()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := awsconn.Open(ctx, o.Options)
+	settings, wrong := o.parse()
+	conn, err := awsconn.OpenWith(ctx, o.Options, wrong)
 	if err != nil {
 		return nil, err
 	}
@@ -70,7 +69,8 @@ func open(ctx context.Context, o Options) (*Store, error) {
 			o.UsePathStyle = settings.pathStyle
 			o.DisableLogOutputChecksumValidationSkipped = true
 		}),
-		tokens: driver.NewSealer(settings.tokenKey),
+		tokens:     driver.NewSealer(settings.tokenKey),
+		batchBytes: batchBytes,
 	}
 	if err := s.inspect(ctx); err != nil {
 		_ = conn.Close() // of what never served

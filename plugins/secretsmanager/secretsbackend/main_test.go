@@ -68,7 +68,7 @@ func sweep(ctx context.Context) error {
 		return err
 	}
 	client := secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) {
-		o.BaseEndpoint, o.HTTPClient = &motoURL, &http.Client{Transport: http.DefaultTransport}
+		o.BaseEndpoint, o.HTTPClient = &motoURL, &http.Client{Transport: emulators.PlainBody{RoundTripper: http.DefaultTransport}}
 	})
 	for {
 		out, err := client.ListSecrets(ctx, &secretsmanager.ListSecretsInput{
@@ -129,7 +129,7 @@ func raw(t testing.TB) *secretsmanager.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	client := &http.Client{Transport: http.DefaultTransport}
+	client := &http.Client{Transport: emulators.PlainBody{RoundTripper: http.DefaultTransport}}
 	return secretsmanager.NewFromConfig(cfg, func(o *secretsmanager.Options) { o.HTTPClient = client })
 }
 

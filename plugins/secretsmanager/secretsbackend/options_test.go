@@ -69,6 +69,32 @@ func TestOpenWithoutRegion(t *testing.T) { //nolint:paralleltest // it sets the 
 	if text := err.Error(); !strings.Contains(text, "region") || !strings.Contains(text, "credentials") {
 		t.Errorf("the error does not name both: %v", err)
 	}
+	_, err = Open(t.Context(), Options{MaxValue: -1})
+	wantCode(t, err, config.InvalidArgument)
+	if text := err.Error(); !strings.Contains(text, "max_value") || !strings.Contains(text, "region") || !strings.Contains(text, "credentials") {
+		t.Errorf("the error does not name all that is wrong: %v", err)
+	}
+}
+
+// What would fail every call is found at the start.
+func TestOpenAsksSecretsManager(t *testing.T) { //nolint:paralleltest // it sets the environment
+	p := emulators.NewProxy(t, awsURL)
+	t.Setenv("AWS_ENDPOINT_URL", p.URL)
+	for code, want := range map[string]config.Code{
+		"UnrecognizedClientException": config.Unauthenticated,
+		"ExpiredTokenException":       config.Unauthenticated,
+		"InternalServiceError":        config.Unavailable,
+	} {
+		fault := p.Inject(emulators.Fault{Then: emulators.Reply, Answer: emulators.JSONError(400, code, "arn:aws:iam::123456789012:user/x")})
+		_, err := Open(t.Context(), testOptions(t))
+		fault.Remove()
+		wantCode(t, err, want)
+		if strings.Contains(err.Error(), "123456789012") {
+			t.Errorf("the error repeats an account: %v", err)
+		}
+	}
+	p.Inject(emulators.Fault{Times: 1, Then: emulators.Reply, Answer: emulators.JSONError(400, "AccessDeniedException", "not this one")})
+	openStore(t, testOptions(t)) // the role may be for others only
 }
 
 func TestKMSKeyOfNewSecrets(t *testing.T) {

@@ -3,6 +3,7 @@ package secretsbackend
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -42,10 +43,13 @@ var (
 	_ driver.Qualified = (*Store)(nil)
 )
 
-// Open checks all options and looks for region and credentials; it calls nothing
-// of Secrets Manager. The error's code is InvalidArgument for wrong options, all
-// of which it names, and FailedPrecondition where region or credentials are
-// missing.
+// Open checks all options, looks for region and credentials, and asks Secrets
+// Manager whether it answers; see Ping. What is wrong with options, region and
+// credentials is reported at once.
+//
+// InvalidArgument: the options are wrong. FailedPrecondition: no region or no
+// credentials. Unauthenticated: AWS does not accept them. Unavailable: AWS does
+// not answer.
 //
 // Page tokens are sealed with a key that is derived from the region and from how
 // names are made: they are good in every process with the same options. They keep
@@ -60,11 +64,8 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 
 func open(ctx context.Context, o Options) (*Store, error) {
 	o.Path = o.layout().Template
-	set, err := o.parse()
-	if err != nil {
-		return nil, err
-	}
-	conn, err := awsconn.Open(ctx, o.Options)
+	set, wrong := o.parse()
+	conn, err := awsconn.OpenWith(ctx, o.Options, wrong)
 	if err != nil {
 		return nil, err
 	}
@@ -75,6 +76,9 @@ func open(ctx context.Context, o Options) (*Store, error) {
 		memory: newMemory(), now: time.Now, closed: make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shutdown)
+	if err := s.probe(ctx); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
 	return s, nil
 }
 
@@ -106,19 +110,26 @@ func (s *Store) Ping(ctx context.Context) error {
 	if err := s.begin(ctx); err != nil {
 		return config.AsError(err, op, config.Key{})
 	}
-	_, err := s.describeSecret(ctx, config.Shared(), s.names.TenantRoot(config.Shared())+"tagstore-ping")
-	switch code := config.CodeOf(fail(err, false)); {
-	case err == nil, isAbsent(err), code == config.PermissionDenied:
+	err := s.probe(ctx)
+	switch {
+	case err == nil:
 		return nil
 	case ctx.Err() != nil:
 		return config.AsError(ended(ctx, false), op, config.Key{})
-	default:
-		e := config.AsError(s.orClosed(fail(err, false)), op, config.Key{})
-		if e.Code != config.FailedPrecondition || !s.isClosed() {
-			e.Code = config.Unavailable
-		}
-		return e
 	}
+	e := config.AsError(s.orClosed(err), op, config.Key{})
+	if e.Code != config.FailedPrecondition || !s.isClosed() {
+		e.Code = config.Unavailable
+	}
+	return e
+}
+
+func (s *Store) probe(ctx context.Context) error {
+	_, err := s.describeSecret(ctx, config.Shared(), s.names.TenantRoot(config.Shared())+"tagstore-ping")
+	if err == nil || isAbsent(err) || config.CodeOf(fail(err, false)) == config.PermissionDenied {
+		return nil
+	}
+	return s.readError(ctx, err)
 }
 
 // begin refuses a call that may not start.

@@ -42,7 +42,15 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
-	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim, plugintest.Durable(), plugintest.Env(variables...))
+	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
+		t.Helper()
+		o := suiteOptions(t)
+		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(variables...))
+		h := open(t)
+		h.Peer = open(t).Backend // a second process on the same parameters
+		t.Cleanup(func() { closeIt(t, h.Peer) })
+		return h
+	})
 }
 
 // variables are those of the SDK that a manifest would pass on.

@@ -58,21 +58,8 @@ func raw(t testing.TB) *ssm.Client {
 		BaseEndpoint: aws.String(moto(t)),
 		Region:       "us-east-1",
 		Credentials:  credentials.NewStaticCredentialsProvider("others", "others", ""),
-		HTTPClient:   &http.Client{Transport: plainBody{transport}},
+		HTTPClient:   &http.Client{Transport: emulators.PlainBody{RoundTripper: transport}},
 	})
-}
-
-// plainBody sends a request's body through Read alone. The SDK closes it as soon
-// as the answer arrives; through io.WriterTo, net/http would take that for a
-// failed write, cut the connection, and the SDK would put a second time.
-type plainBody struct{ http.RoundTripper }
-
-func (p plainBody) RoundTrip(r *http.Request) (*http.Response, error) {
-	if r.Body != nil && r.Body != http.NoBody {
-		r = r.WithContext(r.Context())
-		r.Body = struct{ io.ReadCloser }{r.Body}
-	}
-	return p.RoundTripper.RoundTrip(r)
 }
 
 // rawPut makes one version, past the store.

@@ -1,8 +1,11 @@
 package ssmbackend
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -79,7 +82,8 @@ const (
 )
 
 // BatchGet reads ten IDs a call, each once. IDs that a call failed for have its
-// error; the call itself fails only where every one did.
+// error, and where access was denied they are asked for one by one, so that the
+// others do not suffer; the call itself fails only where every one did.
 func (s *Store) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
 	const op = "ssm.BatchGet"
 	const each = "ssm.Get" // a batch is many Gets, down to their errors
@@ -164,13 +168,16 @@ func (b *batch) add(name string, creditor config.Tenant) {
 
 // fill makes the calls. It fails where every call did.
 func (s *Store) fill(ctx context.Context, op string, b *batch) error {
+	parts := make([][]chunk, len(b.chunks))
 	var g errgroup.Group
 	g.SetLimit(batchesAtOnce)
-	for i := range b.chunks {
+	for i, c := range b.chunks {
 		g.Go(func() error {
-			c := &b.chunks[i]
-			c.out, c.err = do(ctx, s, call{op: op, id: config.ID{Tenant: c.creditor}}, s.client.GetParameters,
-				&ssm.GetParametersInput{Names: c.names, WithDecryption: aws.Bool(true)})
+			s.ask(ctx, op, &c)
+			parts[i] = []chunk{c}
+			if len(c.names) > 1 && ofOne(c.err) {
+				parts[i] = s.askEach(ctx, op, c)
+			}
 			return nil
 		})
 	}
@@ -178,17 +185,43 @@ func (s *Store) fill(ctx context.Context, op string, b *batch) error {
 	if ctx.Err() != nil {
 		return contextError(ctx)
 	}
-	failures := 0
-	for _, c := range b.chunks {
+	var failed error
+	answered := len(parts) == 0
+	for _, c := range slices.Concat(parts...) {
 		if c.err != nil {
-			failures++
+			failed = cmp.Or(failed, c.err)
+		} else {
+			answered = true
 		}
 		b.note(c)
 	}
-	if failures > 0 && failures == len(b.chunks) {
-		return b.chunks[0].err
+	if !answered {
+		return failed
 	}
 	return nil
+}
+
+// ask makes the call for one chunk.
+func (s *Store) ask(ctx context.Context, op string, c *chunk) {
+	c.out, c.err = do(ctx, s, call{op: op, id: config.ID{Tenant: c.creditor}}, s.client.GetParameters,
+		&ssm.GetParametersInput{Names: c.names, WithDecryption: aws.Bool(true)})
+}
+
+// ofOne reports whether an error may be that of one parameter among many: one
+// that the role may not read, or whose key of KMS it may not use, or which is
+// disabled. AWS refuses the whole call then, and does not say which it was.
+func ofOne(err error) bool {
+	return errors.Is(err, config.PermissionDenied) || errors.As(err, new(*types.InvalidKeyId))
+}
+
+// askEach asks for every name of a chunk by itself.
+func (s *Store) askEach(ctx context.Context, op string, c chunk) []chunk {
+	alone := make([]chunk, len(c.names))
+	for i, name := range c.names {
+		alone[i] = chunk{creditor: c.creditor, names: []string{name}}
+		s.ask(ctx, op, &alone[i])
+	}
+	return alone
 }
 
 func (b *batch) note(c chunk) {

@@ -53,14 +53,8 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 
 func open(ctx context.Context, o Options) (*Store, error) {
 	set, wrong := o.parse()
-	// A role or a duration that is wrong is in the options' error already.
-	conn, err := awsconn.Open(ctx, awsOptions(o, wrong))
-	switch {
-	case wrong != nil && err != nil:
-		return nil, both(wrong, err)
-	case wrong != nil:
-		return nil, errors.Join(wrong, conn.Close())
-	case err != nil:
+	conn, err := awsconn.OpenWith(ctx, o.Options, wrong)
+	if err != nil {
 		return nil, err
 	}
 	s := newStore(set, conn, o)
@@ -68,25 +62,6 @@ func open(ctx context.Context, o Options) (*Store, error) {
 		return nil, errors.Join(err, conn.Close())
 	}
 	return s, nil
-}
-
-// awsOptions are those to look for region and credentials with.
-func awsOptions(o Options, wrong error) awsconn.Options {
-	if wrong != nil {
-		return awsconn.Options{}
-	}
-	return o.Options
-}
-
-// both is one error for wrong options and a wrong environment.
-func both(options, environment error) error {
-	e := config.AsError(options, "", config.Key{})
-	also := config.AsError(environment, "", config.Key{})
-	e.Message += "; " + also.Message
-	if also.Hint != "" {
-		e.Message += " (" + also.Hint + ")"
-	}
-	return e.WithCause(errors.Join(e.Err, also.Err))
 }
 
 // foldersAtOnce bounds the calls that a burst of List makes, and the memory

@@ -1,10 +1,12 @@
 package ssmbackend
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -427,7 +429,7 @@ func TestBatchFailsInParts(t *testing.T) {
 		ids = append(ids, id(t, "acme", "api", fmt.Sprintf("k%02d", i)))
 		put(t, s, ids[i], "1")
 	}
-	p.refuse("GetParameters", 1, http.StatusBadRequest, "AccessDeniedException", "User arn:aws:iam::123456789012:user/x is not authorized")
+	p.refuse("GetParameters", 1, http.StatusBadRequest, "ValidationException", "arn:aws:iam::123456789012:user/x")
 	results, err := s.BatchGet(t.Context(), ids)
 	if err != nil {
 		t.Fatal(err)
@@ -437,7 +439,7 @@ func TestBatchFailsInParts(t *testing.T) {
 		switch {
 		case r.Err == nil && string(r.Entry.Value) == "1":
 			read++
-		case errors.Is(r.Err, config.PermissionDenied) && !strings.Contains(r.Err.Error(), "123456789012"):
+		case errors.Is(r.Err, config.InvalidArgument) && !strings.Contains(r.Err.Error(), "123456789012"):
 			refused++
 		default:
 			t.Errorf("got %+v", r)
@@ -449,6 +451,56 @@ func TestBatchFailsInParts(t *testing.T) {
 }
 
 // A store that answers with another parameter is not believed.
+// One parameter that may not be read, or whose key of KMS may not be used, makes
+// AWS refuse the whole call. The others of that call are no worse for it.
+func TestBatchWithOneThatIsDenied(t *testing.T) {
+	t.Parallel()
+	for code, want := range map[string]config.Code{
+		"AccessDeniedException": config.PermissionDenied,
+		"InvalidKeyId":          config.FailedPrecondition,
+	} {
+		p := newProxy(t)
+		root := folder(t)
+		s := p.behind(openStore(t, at(root)))
+		var ids []config.ID
+		for i := range 12 {
+			ids = append(ids, id(t, "acme", "api", fmt.Sprintf("k%02d", i)))
+			put(t, s, ids[i], "1")
+		}
+		ids = append(ids, id(t, "acme", "api", "never"))
+		p.on("GetParameters", -1, func(w http.ResponseWriter, r *http.Request, forward http.Handler) {
+			body, err := io.ReadAll(r.Body)
+			if err != nil || strings.Contains(string(body), root+"/acme/api/k03") {
+				w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+				w.WriteHeader(http.StatusBadRequest)
+				fmt.Fprintf(w, `{"__type":%q,"message":"arn:aws:ssm:us-east-1:123456789012:parameter/x"}`, code)
+				return
+			}
+			r.Body = io.NopCloser(bytes.NewReader(body))
+			forward.ServeHTTP(w, r)
+		})
+		results, err := s.BatchGet(t.Context(), ids)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, r := range results {
+			switch i {
+			case 3:
+				wantCode(t, r.Err, want)
+			case 12:
+				wantCode(t, r.Err, config.NotFound)
+			default:
+				if r.Err != nil {
+					t.Errorf("%s: key %d: %v", code, i, r.Err)
+				}
+			}
+		}
+		// Where all are denied the call fails, as it did.
+		_, err = s.BatchGet(t.Context(), ids[3:4])
+		wantCode(t, err, want)
+	}
+}
+
 func TestForeignAnswers(t *testing.T) {
 	t.Parallel()
 	root := folder(t)

@@ -47,7 +47,7 @@ func newNode(t *testing.T, node daxtest.Options) *world {
 	transport := &http.Transport{MaxIdleConnsPerHost: 32}
 	t.Cleanup(transport.CloseIdleConnections)
 	w := &world{table: unique(), past: dynamodb.New(dynamodb.Options{
-		BaseEndpoint: &node.DynamoDB, Region: "us-east-1", Credentials: testCredentials, HTTPClient: &http.Client{Transport: transport},
+		BaseEndpoint: &node.DynamoDB, Region: "us-east-1", Credentials: testCredentials, HTTPClient: &http.Client{Transport: emulators.PlainBody{RoundTripper: transport}},
 	})}
 	_, err := w.past.CreateTable(t.Context(), &dynamodb.CreateTableInput{
 		TableName: &w.table, BillingMode: types.BillingModePayPerRequest,

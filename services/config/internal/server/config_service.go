@@ -9,6 +9,7 @@ import (
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
 	"github.com/tagstore/tagstore/core/store"
 	"github.com/tagstore/tagstore/services/config/internal/intercept"
+	"github.com/tagstore/tagstore/services/config/internal/peers"
 )
 
 // configService answers tagstore.v1.ConfigService from a store. Each method
@@ -19,6 +20,7 @@ type configService struct {
 	store    *store.Store
 	recovery *intercept.Recovery
 	limits   Limits
+	peers    *peers.Peers // nil: there are none
 }
 
 var _ tagstorev1.ConfigServiceServer = (*configService)(nil)
@@ -165,7 +167,7 @@ func (s *configService) Put(ctx context.Context, req *tagstorev1.PutRequest) (*t
 	if err != nil {
 		return nil, err
 	}
-	return &tagstorev1.PutResponse{Entry: toEntry(entry)}, nil
+	return &tagstorev1.PutResponse{Entry: toEntry(entry), Replicas: s.tell(ctx, entry, req.GetAwaitReplicas())}, nil
 }
 
 func (s *configService) Delete(ctx context.Context, req *tagstorev1.DeleteRequest) (*tagstorev1.DeleteResponse, error) {
@@ -180,7 +182,7 @@ func (s *configService) Delete(ctx context.Context, req *tagstorev1.DeleteReques
 	if err != nil {
 		return nil, err
 	}
-	return &tagstorev1.DeleteResponse{Entry: toEntry(entry)}, nil
+	return &tagstorev1.DeleteResponse{Entry: toEntry(entry), Replicas: s.tell(ctx, entry, req.GetAwaitReplicas())}, nil
 }
 
 func (s *configService) Restore(ctx context.Context, req *tagstorev1.RestoreRequest) (*tagstorev1.RestoreResponse, error) {
@@ -194,7 +196,7 @@ func (s *configService) Restore(ctx context.Context, req *tagstorev1.RestoreRequ
 	if err != nil {
 		return nil, err
 	}
-	return &tagstorev1.RestoreResponse{Entry: toEntry(entry)}, nil
+	return &tagstorev1.RestoreResponse{Entry: toEntry(entry), Replicas: s.tell(ctx, entry, req.GetAwaitReplicas())}, nil
 }
 
 func (s *configService) Rollback(ctx context.Context, req *tagstorev1.RollbackRequest) (*tagstorev1.RollbackResponse, error) {
@@ -209,5 +211,5 @@ func (s *configService) Rollback(ctx context.Context, req *tagstorev1.RollbackRe
 	if err != nil {
 		return nil, err
 	}
-	return &tagstorev1.RollbackResponse{Entry: toEntry(entry)}, nil
+	return &tagstorev1.RollbackResponse{Entry: toEntry(entry), Replicas: s.tell(ctx, entry, req.GetAwaitReplicas())}, nil
 }

@@ -57,15 +57,16 @@ func (p process) Status() pluginhost.Status { return p.status }
 // fixture is a server on loopback with two routes on one in-memory backend, and
 // an issuer whose tokens it takes.
 type fixture struct {
-	server  *server.Server
-	issuer  *devissuer.Issuer
-	backend *memdriver.Backend
-	monitor *readiness.Monitor
-	log     *safeBuffer
-	address string
-	conn    *grpc.ClientConn
-	config  tagstorev1.ConfigServiceClient
-	admin   tagstorev1.AdminServiceClient
+	server   *server.Server
+	issuer   *devissuer.Issuer
+	backend  *memdriver.Backend
+	monitor  *readiness.Monitor
+	verifier *auth.Verifier
+	log      *safeBuffer
+	address  string
+	conn     *grpc.ClientConn
+	config   tagstorev1.ConfigServiceClient
+	admin    tagstorev1.AdminServiceClient
 }
 
 // safeBuffer can be read while others write.
@@ -99,6 +100,7 @@ func start(t *testing.T, change ...func(*server.Options)) *fixture {
 		t.Fatal(err)
 	}
 	t.Cleanup(verifier.Close)
+	f.verifier = verifier
 
 	logger := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o := server.Options{

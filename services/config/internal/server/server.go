@@ -23,6 +23,7 @@ import (
 	"github.com/tagstore/tagstore/core/store"
 	"github.com/tagstore/tagstore/services/config/internal/access"
 	"github.com/tagstore/tagstore/services/config/internal/intercept"
+	"github.com/tagstore/tagstore/services/config/internal/peers"
 )
 
 // ServiceNames are the gRPC services whose health is that of the process.
@@ -39,6 +40,9 @@ type Options struct {
 	Verifier access.Verifier
 	Limits   Limits
 	Replica  string // what this process calls itself in receipts; may be empty
+	// Peers are told of every change; nil where there are none. They are the
+	// caller's to close, after the Server.
+	Peers *peers.Peers
 
 	TLS *tls.Config // nil: plaintext
 	Dev bool        // serve reflection, to everybody
@@ -84,7 +88,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{grpc: grpc.NewServer(options...), streams: streams}
 	tagstorev1.RegisterConfigServiceServer(s.grpc, &configService{
-		store: o.Store, recovery: chain.Recovery(), limits: o.Limits,
+		store: o.Store, recovery: chain.Recovery(), limits: o.Limits, peers: o.Peers,
 	})
 	tagstorev1.RegisterAdminServiceServer(s.grpc, &adminService{
 		backends: o.Backends, recovery: chain.Recovery(), store: o.Store, replica: o.Replica,

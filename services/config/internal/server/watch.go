@@ -141,6 +141,12 @@ func toWatchResponse(e store.Event) *tagstorev1.WatchResponse {
 		out.Event = &tagstorev1.WatchResponse_Delete{Delete: toEntry(e.Entry)}
 	case store.EventSync:
 		out.Event = &tagstorev1.WatchResponse_Sync{Sync: &tagstorev1.WatchSync{}}
+	case store.EventGap:
+		out.Event = &tagstorev1.WatchResponse_Gap{Gap: &tagstorev1.WatchGap{}}
+	case store.EventSourceDown:
+		out.Event = &tagstorev1.WatchResponse_SourceDown{SourceDown: &tagstorev1.WatchSourceDown{}}
+	case store.EventSourceUp:
+		out.Event = &tagstorev1.WatchResponse_SourceUp{SourceUp: &tagstorev1.WatchSourceUp{}}
 	default:
 		return nil
 	}

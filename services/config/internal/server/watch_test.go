@@ -44,6 +44,12 @@ func describe(e *tagstorev1.WatchResponse) string {
 		return "sync"
 	case e.GetHeartbeat() != nil:
 		return "heartbeat"
+	case e.GetGap() != nil:
+		return "gap"
+	case e.GetSourceDown() != nil:
+		return "source down"
+	case e.GetSourceUp() != nil:
+		return "source up"
 	default:
 		return "nothing"
 	}

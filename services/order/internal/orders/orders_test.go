@@ -119,7 +119,7 @@ func TestCurrencyAsText(t *testing.T) {
 // short answers with fewer results than keys.
 type short struct{}
 
-func (short) BatchGet(context.Context, []config.Key, config.Service) ([]client.Result, error) {
+func (short) BatchGet(context.Context, []config.Key, config.Service, ...client.GetOption) ([]client.Result, error) {
 	return []client.Result{{}}, nil
 }
 

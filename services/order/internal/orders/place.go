@@ -17,7 +17,7 @@ const configTimeout = 2 * time.Second
 // Configuration is the configuration service; *client.Client implements it.
 // The tenant of a call is that of the token in its context.
 type Configuration interface {
-	BatchGet(ctx context.Context, keys []config.Key, service config.Service) ([]client.Result, error)
+	BatchGet(ctx context.Context, keys []config.Key, service config.Service, opts ...client.GetOption) ([]client.Result, error)
 }
 
 // ConfigUnavailable says that the configuration that decides an order could

@@ -24,6 +24,7 @@ GOLANGCI    := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 
 MODULES = $(shell go list -m -f '{{.Dir}}')
+comma := ,
 # foreach-module runs $(1) in every module's folder and stops at the first failure.
 define foreach-module
 	@for dir in $(MODULES); do (cd $$dir && echo "-- $${dir#$(CURDIR)/}: $(1)" && $(1)) || exit 1; done
@@ -91,6 +92,10 @@ conformance: ## hold every store to the driver contract and print the counts (ST
 .PHONY: bench
 bench: build ## the latency suites, and bench/RESULTS.md from what they print
 	@scripts/bench
+
+.PHONY: check-consistency
+check-consistency: ## is any answer older than what was acknowledged? (SECONDS=60 SEED= REPLICAS=1,3)
+	cd bench && go run ./check/consistency -seconds $(or $(SECONDS),60) -seed $(or $(SEED),0) -replicas $(or $(REPLICAS),1$(comma)3)
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the code

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -109,6 +110,45 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 	}
 	defer func() { err = errors.Join(err, o.System.Close()) }()
 	return run(ctx, subject, o)
+}
+
+// slice is how long a naive cache is driven before it is judged for the first
+// time: it is over once it is found guilty.
+const slice = 2 * time.Second
+
+// All runs every subject with each number of replicas. The service's runs last
+// for duration; a naive cache is driven for as long at most.
+func All(ctx context.Context, replicas []int, seed uint64, duration time.Duration) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		for _, n := range replicas {
+			if !yield(InProcess(ctx, Cached, n, seed, duration)) {
+				return
+			}
+		}
+		if !yield(InProcess(ctx, Forgetful, 1, seed, min(duration, 5*slice))) {
+			return
+		}
+		for _, subject := range Naive() {
+			for _, n := range replicas {
+				if !yield(Accuse(ctx, subject, n, seed, duration)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Accuse drives a naive cache, with one seed after the other, until it is found
+// guilty or has been driven for as long as duration.
+func Accuse(ctx context.Context, subject Subject, replicas int, seed uint64, duration time.Duration) (r Result, err error) {
+	for left := duration; left > 0; left -= slice {
+		r, err = InProcess(ctx, subject, replicas, seed, min(left, slice))
+		if err != nil || r.Right() {
+			break
+		}
+		seed++
+	}
+	return r, err
 }
 
 // run does one run and has it judged.

@@ -42,6 +42,10 @@ type Want struct {
 type Answer struct {
 	Entry  config.Entry
 	Absent bool // Entry is nothing but the ID then
+	// Outdated says that a store which can not be asked may have something
+	// newer by now. An absence must not be told as an error then: errors have no
+	// mark.
+	Outdated bool
 	// Freshness is how new Entry is, or that it is absent.
 	Freshness config.Freshness
 }
@@ -142,7 +146,7 @@ func (b *Backend) Get(ctx context.Context, id config.ID, version uint64) (config
 	case err != nil:
 		return config.Entry{}, err
 	case a.Absent:
-		return config.Entry{}, errAbsent
+		return config.Entry{}, a.absence()
 	}
 	return a.Entry.Clone(), nil
 }
@@ -165,6 +169,14 @@ func errClosed() error {
 	return config.Errorf(config.FailedPrecondition, "the backend is closed")
 }
 
+// absence is the error that tells an absence.
+func (a Answer) absence() error {
+	if a.Outdated {
+		return errDown()
+	}
+	return errAbsent
+}
+
 var errAbsent error = config.Errorf(config.NotFound, "there is no such value")
 
 // BatchGet is Get for each of several.
@@ -178,7 +190,7 @@ func (b *Backend) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 		case r.Err != nil:
 			out[i].Err = r.Err
 		case r.Absent:
-			out[i].Err = errAbsent
+			out[i].Err = r.absence()
 		default:
 			out[i].Entry = r.Entry.Clone()
 		}

@@ -179,7 +179,9 @@ func (b *Backend) instead(held *Record, s spot, w Want, err error) (Answer, erro
 	default:
 		return Answer{}, err
 	}
-	return held.answer(config.SourceCache, held.age(b.cache.since()), state), nil
+	a := held.answer(config.SourceCache, held.age(b.cache.since()), state)
+	a.Outdated = state == config.StateStale
+	return a, nil
 }
 
 // ReadMany is Read for each of several, in order. What is not in memory costs

@@ -400,6 +400,66 @@ func TestFloor(t *testing.T) {
 	}
 }
 
+// A store that lags behind does not bring back what was deleted, nor what was
+// known to be outdated when it was found to be gone.
+func TestFloorOfADeletion(t *testing.T) {
+	for name, gone := range map[string]func(*testing.T, *origin, *cache.Backend){
+		"by a write": func(t *testing.T, _ *origin, b *cache.Backend) {
+			if _, err := b.Delete(t.Context(), driver.DeleteRequest{ID: x}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"found by a refresh": func(t *testing.T, o *origin, b *cache.Backend) {
+			if _, err := o.Delete(t.Context(), driver.DeleteRequest{ID: x}); err != nil {
+				t.Fatal(err)
+			}
+			if a, err := b.Renew(t.Context(), x); err != nil || !a.Absent {
+				t.Fatalf("renewed: %+v, %v", a, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOrigin()
+				b := newCache(t, cache.Options{}).Wrap(o, kept)
+				put(t, b, x, "1")
+				old := must(o.Backend.Get(t.Context(), x, 0))
+				gone(t, o, b)
+				o.answers(func(config.Entry, error) (config.Entry, error) { return old, nil })
+				time.Sleep(3 * time.Second) //nolint:forbidigo // a bubble: the absence is not kept any more
+				wantRead(t, b, x, "-", config.SourceCache, config.StateDegraded)
+				o.answers(nil)
+				wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)
+				put(t, b, x, "2")
+				wantRead(t, b, x, "2", config.SourceCache, config.StateFresh)
+			})
+		})
+	}
+}
+
+// An absence that may be outdated is marked, and never told as an error, which
+// can not be.
+func TestOutdatedAbsence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		b := newCache(t, cache.Options{}).Wrap(unsure{o}, kept)
+		wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)
+		if _, err := b.Put(t.Context(), putting(x, "1")); !errors.Is(err, config.OutcomeUnknown) {
+			t.Fatal(err)
+		}
+		o.fail(errAway)
+		if a, err := b.Read(t.Context(), x, cache.Want{}); err != nil || !a.Absent || !a.Outdated || a.Freshness.State != config.StateStale {
+			t.Errorf("Read says %+v, %v; want an absence that is outdated", a, err)
+		}
+		if e, err := b.Get(t.Context(), x, 0); !errors.Is(err, config.Unavailable) {
+			t.Errorf("Get says %+v, %v; want it unavailable", e, err)
+		}
+		if got, err := b.BatchGet(t.Context(), []config.ID{x}); err != nil || !errors.Is(got[0].Err, config.Unavailable) {
+			t.Errorf("BatchGet says %+v, %v; want it unavailable", got, err)
+		}
+	})
+}
+
 // What a store answers from an old copy is marked, and not asked for where it
 // could be older than an ack.
 func TestEventualReads(t *testing.T) {

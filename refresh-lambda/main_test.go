@@ -182,7 +182,7 @@ func start(t *testing.T) *system {
 		Binary: binary, Name: "tagstore-refresh", Output: s.log, RetryDelays: []time.Duration{200 * time.Millisecond, 200 * time.Millisecond},
 		Env: []string{
 			"TAGSTORE_MANIFEST=" + path, "TAGSTORE_REPLICAS=" + strings.Join(addresses, ","), "TAGSTORE_ACCOUNT=123456789012",
-			"TAGSTORE_TOKEN_URL=" + issuer.TokenURL(), "TAGSTORE_CLIENT_ID=" + machine.ClientID, "TAGSTORE_CLIENT_SECRET=" + machine.Secret,
+			"TAGSTORE_MACHINE_TOKEN_URL=" + issuer.TokenURL(), "TAGSTORE_MACHINE_CLIENT_ID=" + machine.ClientID, "TAGSTORE_MACHINE_CLIENT_SECRET=" + machine.Secret,
 			"TAGSTORE_CALL_TIMEOUT=500ms",
 		},
 		OnTry:     func(try lambdaruntime.Try) { s.tries <- try },
@@ -311,10 +311,10 @@ func TestWrongSettings(t *testing.T) {
 		env  []string
 		want []string
 	}{
-		"nothing": {nil, []string{"TAGSTORE_MANIFEST: is required", "TAGSTORE_TOKEN_URL", "TAGSTORE_CLIENT_ID", "TAGSTORE_CLIENT_SECRET"}},
+		"nothing": {nil, []string{"TAGSTORE_MANIFEST: is required", "TAGSTORE_MACHINE_TOKEN_URL", "TAGSTORE_MACHINE_CLIENT_ID", "TAGSTORE_MACHINE_CLIENT_SECRET"}},
 		"contradictions": {
 			[]string{
-				"TAGSTORE_MANIFEST=/nowhere/tagstore.yaml", "TAGSTORE_TOKEN_URL=https://issuer.example/oauth2/token", "TAGSTORE_CLIENT_ID=a", "TAGSTORE_CLIENT_SECRET=" + secret,
+				"TAGSTORE_MANIFEST=/nowhere/tagstore.yaml", "TAGSTORE_MACHINE_TOKEN_URL=https://issuer.example/oauth2/token", "TAGSTORE_MACHINE_CLIENT_ID=a", "TAGSTORE_MACHINE_CLIENT_SECRET=" + secret,
 				"TAGSTORE_ACCOUNT=12", "TAGSTORE_REPLICAS=10.0.0.1", "TAGSTORE_CLOUDMAP_SERVICE=config", "TAGSTORE_TLS_CA=/nowhere", "TAGSTORE_CALL_TIMEOUT=1h", "TAGSTORE_METRICS_NAMESPACE=",
 			},
 			[]string{

@@ -29,9 +29,9 @@ type Settings struct {
 	CloudMapService   string   `env:"CLOUDMAP_SERVICE" doc:"name of the Cloud Map service of the replicas"`
 	Replicas          []string `env:"REPLICAS" doc:"host:port of every replica, where there is no Cloud Map"`
 
-	TokenURL     string          `env:"TOKEN_URL" required:"true" doc:"where the function fetches its own tokens: the issuer's https URL of /oauth2/token"`
-	ClientID     string          `env:"CLIENT_ID" required:"true" doc:"its app client, which has the scope of a refresher"`
-	ClientSecret settings.Secret `env:"CLIENT_SECRET" required:"true" doc:"the secret of its app client"`
+	TokenURL     string          `env:"MACHINE_TOKEN_URL" required:"true" doc:"where the function fetches its own tokens: the issuer's https URL of /oauth2/token"`
+	ClientID     string          `env:"MACHINE_CLIENT_ID" required:"true" doc:"its app client, which has the scope of a refresher"`
+	ClientSecret settings.Secret `env:"MACHINE_CLIENT_SECRET" required:"true" doc:"the secret of its app client"`
 
 	TLS           bool   `env:"TLS" default:"false" doc:"call the replicas over TLS"`
 	TLSCA         string `env:"TLS_CA" doc:"PEM file with the authorities to trust for that; by default the system's"`

@@ -40,6 +40,7 @@ build: ## build every binary into bin/
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-config ./services/config
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-order ./services/order
 	go build -ldflags '$(LDFLAGS)' -tags lambda.norpc -o bin/tagstore-refresh ./refresh-lambda
+	go build -o bin/tagstore-local-events ./emulators/pump/cmd/tagstore-local-events
 	go build -ldflags '$(LDFLAGS)' -o bin/tagctl ./cli
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-local ./plugins/local
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-dynamodb ./plugins/dynamodb

@@ -163,8 +163,8 @@ func TestAWSLocalReadme(t *testing.T) {
 		t.Fatalf("the README starts the system with %q", got)
 	}
 	typed := blocksOf(string(text), "sh")
-	if len(typed) != 5 {
-		t.Fatalf("the README has %d blocks to type, want 5", len(typed))
+	if len(typed) != 6 {
+		t.Fatalf("the README has %d blocks to type, want 6", len(typed))
 	}
 	e := startExample(t)
 	out := shell(t, e.Stack, e.rename.Replace(strings.Join(typed, "echo '== next'\n")))
@@ -173,6 +173,7 @@ func TestAWSLocalReadme(t *testing.T) {
 	for i, wants := range [][]string{
 		{"Stripe", "PayPal", "https://api.acme-corp.example", "postgres://db.acme-corp.example/orders", "480000", "acme-payments-key"},
 		{"https://api2.acme-corp.example"},
+		{strings.Repeat("https://api2.acme-corp.example\n", 3)},
 		{"https://api2.acme-corp.example", "rolled back to version 1: now at version 3", "\nhttps://api.acme-corp.example\n"},
 		{"now at version 2", "'reviewedBy': 'sales'", "now at version 3", "lower the minimum"},
 		{`"PayPal"`, `"rule":"min-amount"`, "TENANT#globex-inc ORDER#", "TENANT#globex-inc ONCE#"},
@@ -183,8 +184,8 @@ func TestAWSLocalReadme(t *testing.T) {
 			}
 		}
 	}
-	if n := strings.Count(parts[4], "TENANT#globex-inc ORDER#"); n != 1 || strings.Contains(parts[4], "TENANT#acme-corp") {
-		t.Errorf("one request made %d orders:\n%s", n, parts[4])
+	if n := strings.Count(parts[5], "TENANT#globex-inc ORDER#"); n != 1 || strings.Contains(parts[5], "TENANT#acme-corp") {
+		t.Errorf("one request made %d orders:\n%s", n, parts[5])
 	}
 	if strings.Contains(parts[0], "acme-api-key") {
 		t.Error("a SecureString was listed in the clear")

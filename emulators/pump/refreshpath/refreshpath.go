@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"strings"
 	"time"
@@ -71,8 +72,9 @@ type Options struct {
 
 // Path is a path that runs. End it with Close.
 type Path struct {
-	function *lambdaruntime.Function
-	pump     *pump.Pump
+	function  *lambdaruntime.Function
+	pump      *pump.Pump
+	transport *http.Transport // of the pump's calls
 }
 
 // Start returns when every change from then on takes the path.
@@ -109,7 +111,8 @@ func Start(ctx context.Context, o Options) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg, err := awsconfig.LoadDefaultConfig(ctx)
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(&http.Client{Transport: transport}))
 	if err != nil {
 		return nil, errors.Join(err, function.Close())
 	}
@@ -119,11 +122,12 @@ func Start(ctx context.Context, o Options) (*Path, error) {
 	if err != nil {
 		return nil, errors.Join(err, function.Close())
 	}
-	return &Path{function: function, pump: p}, nil
+	return &Path{function: function, pump: p, transport: transport}, nil
 }
 
 // Close ends the pump, then the function.
 func (p *Path) Close() error {
 	p.pump.Close()
+	p.transport.CloseIdleConnections()
 	return p.function.Close()
 }

@@ -39,12 +39,21 @@ build: ## build every binary into bin/
 	@mkdir -p bin/plugins
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-config ./services/config
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-order ./services/order
+	go build -ldflags '$(LDFLAGS)' -tags lambda.norpc -o bin/tagstore-refresh ./refresh-lambda
+	go build -o bin/tagstore-local-events ./emulators/pump/cmd/tagstore-local-events
 	go build -ldflags '$(LDFLAGS)' -o bin/tagctl ./cli
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-local ./plugins/local
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-dynamodb ./plugins/dynamodb
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-ssm ./plugins/ssm
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-s3 ./plugins/s3
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-secretsmanager ./plugins/secretsmanager
+
+.PHONY: lambda
+lambda: ## bin/lambda/{arm64,amd64}/bootstrap, to be packaged for Lambda's provided.al2023
+	@for arch in arm64 amd64; do \
+	  echo "-- bin/lambda/$$arch/bootstrap"; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS) -s -w' -tags lambda.norpc -o bin/lambda/$$arch/bootstrap ./refresh-lambda || exit 1; \
+	done
 
 .PHONY: run
 run: build ## build everything, then run the whole system on this machine

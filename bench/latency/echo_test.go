@@ -28,6 +28,12 @@ func TestMain(m *testing.M) {
 		serveEcho(path)
 		return
 	}
+	if len(os.Args) == 3 && os.Args[1] == residentRole {
+		if err := hold(os.Args[2], os.Stdout); err != nil {
+			panic(err)
+		}
+		return
+	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // of plugins in this process
 	os.Exit(m.Run())
 }

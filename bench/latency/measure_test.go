@@ -65,6 +65,66 @@ func speedup(b *testing.B, callers int, subject op) {
 	b.ReportMetric(median(factors), "x-one-caller")
 }
 
+// loop is n calls of something that is over before a clock could be read. Of
+// several loops at once each has a worker number of its own.
+type loop func(worker, n int) error
+
+// takeTurns runs loops round by round, at this many workers each, until the
+// first, which is the subject, has made b.N calls. It returns the time per call
+// in nanoseconds of each loop in each round.
+func takeTurns(b *testing.B, workers int, loops ...loop) [][]float64 {
+	b.Helper()
+	b.ReportAllocs()
+	chunk := max(workers, (b.N+rounds-1)/rounds)
+	perCall := make([][]float64, len(loops))
+	for _, l := range loops {
+		runLoop(b, workers, chunk, l)
+	}
+	b.ResetTimer()
+	b.StopTimer()
+	for done := 0; done < b.N; done += chunk {
+		for i, l := range loops {
+			if i == 0 {
+				b.StartTimer()
+			}
+			took := runLoop(b, workers, chunk, l)
+			b.StopTimer()
+			perCall[i] = append(perCall[i], float64(took.Nanoseconds())/float64(chunk))
+		}
+	}
+	return perCall
+}
+
+// runLoop makes n calls, shared out to this many goroutines, and returns the
+// time for all.
+func runLoop(b *testing.B, workers, n int, l loop) time.Duration {
+	b.Helper()
+	failures := make(chan error, workers)
+	began := time.Now()
+	if workers == 1 { // no goroutine, whose start would count
+		failures <- l(0, n)
+	} else {
+		for worker := range workers {
+			go func() { failures <- l(worker, (n+worker)/workers) }()
+		}
+	}
+	for range workers {
+		if err := <-failures; err != nil {
+			b.Fatal(err)
+		}
+	}
+	return time.Since(began)
+}
+
+// ratio is the median over the rounds of how the first of two took longer.
+func ratio(subject, baseline []float64) float64 {
+	ratios := make([]float64, len(subject))
+	for i := range subject {
+		ratios[i] = subject[i] / baseline[i]
+	}
+	return median(ratios)
+}
+
 // run makes n calls from this many goroutines and returns the time for all.
 func run(b *testing.B, callers, n int, call op, into *samples) time.Duration {
 	b.Helper()

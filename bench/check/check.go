@@ -181,7 +181,7 @@ func result(subject Subject, seed uint64, took time.Duration, h *history.History
 // Print writes the table of some runs.
 func Print(w io.Writer, results []Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "system\treplicas\tseconds\tgets\tputs\trefreshes\tevents\tfaults\tmarked\tstale after ack\tcanary failures\tother breaches\tporcupine\ttook\tseed\tverdict\t")
+	fmt.Fprintln(t, "system\treplicas\tseconds\tgets\tputs\tputs told\trefreshes\tevents\tfaults\tmarked\tstale after ack\tcanary failures\tother breaches\tporcupine\ttook\tseed\tverdict\t")
 	for _, r := range results {
 		other := 0
 		for rule, n := range r.Breaches {
@@ -195,7 +195,7 @@ func Print(w io.Writer, results []Result) error {
 		} else if r.Subject.Naive() {
 			verdict = "found guilty"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%v\t%d\t%s\t\n", r.Subject, r.Replicas, r.Took.Seconds(), r.Gets, r.Puts,
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%v\t%d\t%s\t\n", r.Subject, r.Replicas, r.Took.Seconds(), r.Gets, r.Puts, r.Told,
 			r.Refreshes, r.Events, r.Faults, r.Marked, r.Breaches[judge.C1], r.Breaches[judge.C3], other, r.Porcupine, r.PorcupineTook.Round(time.Millisecond), r.Seed, verdict)
 	}
 	return t.Flush()

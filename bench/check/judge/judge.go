@@ -61,6 +61,7 @@ const shown = 3
 type Verdict struct {
 	Gets, Puts, Refreshes, Events int
 	Marked                        int // Gets that were marked stale or degraded
+	Told                          int // Puts that more than one replica had at their answer
 	Breaches                      map[Rule]int
 	Examples                      []string // a few of each rule
 	// Porcupine is "Ok", "Illegal" or "Unknown", which is that its time was up.
@@ -172,6 +173,9 @@ func (j *judge) op(op *history.Op) {
 		}
 	case op.Kind.Writes() && op.Return != history.Never:
 		j.v.Puts++
+		if op.Replica >= 0 && op.Acked&^history.Only(int(op.Replica)) != 0 {
+			j.v.Told++
+		}
 	}
 }
 

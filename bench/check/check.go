@@ -53,6 +53,10 @@ var policy = cache.Policy{
 // latency is how long a call of the store takes at most while all is well.
 const latency = 2 * time.Millisecond
 
+// patience is how long package cache waits for a store that is slow while it
+// holds something that may stand in for the answer.
+const patience = 500 * time.Millisecond
+
 // settling is how long the effects of a fault may outlast it: a probe of the
 // store, and the longest read that it can hold up.
 const settling = 3 * time.Second
@@ -82,7 +86,7 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 	backend, network := fault.New(seed, latency), system.NewNetwork(seed)
 	o := workload.Options{
 		Truth: backend.Truth(), Network: network, Seed: seed, Duration: duration,
-		Nemeses: append(workload.OfStore(backend), workload.OfNetwork(network)...), Settling: settling,
+		Nemeses: append(workload.OfStore(backend), workload.OfNetwork(network)...), Settling: settling, Patience: patience,
 	}
 	if subject.Naive() {
 		// With a store that lies anybody is guilty, and proves nothing.

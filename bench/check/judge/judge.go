@@ -15,7 +15,8 @@
 //   - C4: when all is healed, an acknowledged write can not be read.
 //   - C5: a watch goes back or repeats itself, shows what is not its own, or
 //     ends its present state, or the run, without something acknowledged.
-//   - C6: an answer is marked stale or degraded while nothing was broken.
+//   - C6: an answer is marked stale or degraded while nothing was broken, and
+//     nobody had to wait for it.
 //   - P2: an answer that is not marked stale is older than a write, announced
 //     or not, that lies further back than the route's staleness.
 //
@@ -197,7 +198,8 @@ func (j *judge) get(op *history.Op, l *lines) {
 	}
 	if op.Mark != history.Fresh {
 		j.v.Marked++
-		if !j.during(op.Call, op.Return, excuses, int64(j.h.Settling)) {
+		waited := j.h.Patience > 0 && op.Return-op.Call >= int64(j.h.Patience)
+		if !waited && !j.during(op.Call, op.Return, excuses, int64(j.h.Settling)) {
 			j.breach(C6, "%s, but nothing was broken", j.say(op))
 		}
 	}

@@ -98,6 +98,10 @@ bench: build ## the latency suites, and bench/RESULTS.md from what they print
 check-consistency: ## is any answer older than what was acknowledged? (SECONDS=60 SEED= REPLICAS=1,3)
 	cd bench && go run ./check/consistency -seconds $(or $(SECONDS),60) -seed $(or $(SEED),0) -replicas $(or $(REPLICAS),1$(comma)3)
 
+.PHONY: check-mutants
+check-mutants: ## each seeded bug is caught by its test (a table)
+	cd bench && go run ./check/mutants
+
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the code
 	$(call foreach-module,$(GOLANGCI) fmt)

@@ -128,6 +128,17 @@ func All(ctx context.Context, replicas []int, seed uint64, duration time.Duratio
 		if !yield(InProcess(ctx, Forgetful, 1, seed, min(duration, 5*slice))) {
 			return
 		}
+		programs, remove, err := programsIn(ctx)
+		if err != nil {
+			yield(Result{}, err)
+			return
+		}
+		defer remove()
+		for _, n := range replicas {
+			if !yield(InProcesses(ctx, programs, n, seed, duration)) {
+				return
+			}
+		}
 		for _, subject := range Naive() {
 			for _, n := range replicas {
 				if !yield(Accuse(ctx, subject, n, seed, duration)) {

@@ -30,13 +30,19 @@ func TestTheServiceIsConsistent(t *testing.T) {
 			if err != nil {
 				t.Fatalf("seed %d: %v", seed, err)
 			}
-			if !r.Right() {
-				t.Errorf("replay it with: make check-consistency SECONDS=%d SEED=%d\n%v\nporcupine says %s", int(short.Seconds()), seed, r.Verdict, r.Porcupine)
-			}
-			if r.Gets < 100 || r.Puts < 10 || r.Refreshes == 0 || r.Events == 0 || r.Faults == 0 {
-				t.Errorf("too little happened to prove anything: %d gets, %d puts, %d refreshes, %d events, %d faults", r.Gets, r.Puts, r.Refreshes, r.Events, r.Faults)
-			}
+			judged(t, r)
 		})
+	}
+}
+
+// judged fails the test unless the run came out right, and proves something.
+func judged(t *testing.T, r check.Result) {
+	t.Helper()
+	if !r.Right() {
+		t.Errorf("replay it with: make check-consistency SECONDS=%d SEED=%d\n%v\nporcupine says %s", int(short.Seconds()), r.Seed, r.Verdict, r.Porcupine)
+	}
+	if r.Gets < 100 || r.Puts < 10 || r.Refreshes == 0 || r.Events == 0 || r.Faults == 0 {
+		t.Errorf("too little happened to prove anything: %d gets, %d puts, %d refreshes, %d events, %d faults", r.Gets, r.Puts, r.Refreshes, r.Events, r.Faults)
 	}
 }
 

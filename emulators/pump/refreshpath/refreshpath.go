@@ -16,6 +16,7 @@ import (
 	"strings"
 	"time"
 
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/tagstore/tagstore/core/manifest"
@@ -72,9 +73,8 @@ type Options struct {
 
 // Path is a path that runs. End it with Close.
 type Path struct {
-	function  *lambdaruntime.Function
-	pump      *pump.Pump
-	transport *http.Transport // of the pump's calls
+	function *lambdaruntime.Function
+	pump     *pump.Pump
 }
 
 // Start returns when every change from then on takes the path.
@@ -111,8 +111,10 @@ func Start(ctx context.Context, o Options) (*Path, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport := http.DefaultTransport.(*http.Transport).Clone()
-	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(&http.Client{Transport: transport}))
+	// moto keeps no connection; that none is kept at all leaves nothing to close.
+	// AWS_CA_BUNDLE needs a client that the SDK made.
+	client := awshttp.NewBuildableClient().WithTransportOptions(func(t *http.Transport) { t.DisableKeepAlives = true })
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, awsconfig.WithHTTPClient(client))
 	if err != nil {
 		return nil, errors.Join(err, function.Close())
 	}
@@ -122,12 +124,11 @@ func Start(ctx context.Context, o Options) (*Path, error) {
 	if err != nil {
 		return nil, errors.Join(err, function.Close())
 	}
-	return &Path{function: function, pump: p, transport: transport}, nil
+	return &Path{function: function, pump: p}, nil
 }
 
 // Close ends the pump, then the function.
 func (p *Path) Close() error {
 	p.pump.Close()
-	p.transport.CloseIdleConnections()
 	return p.function.Close()
 }

@@ -97,20 +97,11 @@ func runProgram(t *testing.T, claim drivertest.Caps, dax bool) {
 	if dax {
 		options["dax_endpoint"] = daxtest.Start(t, daxtest.Options{DynamoDB: endpoint}).Endpoint()
 	}
-	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
-		t.Helper()
+	plugintest.Run(t, "..", func(t testing.TB) any {
 		o := maps.Clone(options)
 		o["table"] = table(t, endpoint)
-		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(environment...))
-		h := open(t)
-		h.Peer = open(t).Backend // a second process on the same table
-		t.Cleanup(func() {
-			if err := h.Peer.Close(); err != nil {
-				t.Errorf("close: %v", err)
-			}
-		})
-		return h
-	})
+		return o
+	}, claim, plugintest.Durable(), plugintest.Shared(), plugintest.Env(environment...))
 }
 
 func TestConformanceOfTheProgramWithDAX(t *testing.T) { runProgram(t, eventual(), true) }

@@ -325,7 +325,7 @@ func TestBatchOverSixteenMegabytes(t *testing.T) {
 	s, other := fresh(t, Options{})
 	value := strings.Repeat("v", DefaultMaxValue)
 	var ids []config.ID
-	for i := range 60 { // 21 MB
+	for i := range 48 { // 17 MB
 		ids = append(ids, id(t, "acme-corp", "", fmt.Sprintf("large%02d", i)))
 		other.put(item{attrPK: str(acmePK), attrSK: str("CONFIG#" + ids[i].Key.String()), attrConfig: str(value)})
 	}

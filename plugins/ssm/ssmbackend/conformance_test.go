@@ -42,15 +42,8 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
-	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
-		t.Helper()
-		o := suiteOptions(t)
-		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(variables...))
-		h := open(t)
-		h.Peer = open(t).Backend // a second process on the same parameters
-		t.Cleanup(func() { closeIt(t, h.Peer) })
-		return h
-	})
+	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
+		plugintest.Durable(), plugintest.Shared(), plugintest.Env(variables...))
 }
 
 // variables are those of the SDK that a manifest would pass on.

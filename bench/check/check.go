@@ -139,8 +139,10 @@ func All(ctx context.Context, replicas []int, seed uint64, duration time.Duratio
 		}
 		defer remove()
 		for _, n := range replicas {
-			if !yield(InProcesses(ctx, programs, n, seed, duration)) {
-				return
+			for _, subject := range []Subject{Processes, ProcessesLiedTo} {
+				if !yield(InProcesses(ctx, subject, programs, n, seed, duration)) {
+					return
+				}
 			}
 		}
 		for _, subject := range Naive() {

@@ -18,10 +18,17 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 )
 
-// Processes is the subject that runs as it does in production, but for the
-// network: replicas, their plugins and a token issuer are processes of this
-// machine.
-const Processes Subject = "processes"
+// The subjects that run as in production, but for the network: replicas, their
+// plugins and a token issuer are processes of this machine.
+//
+// A replica that was killed has forgotten what it acknowledged, and can not tell
+// that a store lies about it: no replica is killed over a store that lies, and
+// no store lies to a replica that may have been killed.
+const (
+	Processes         Subject = "processes"
+	ProcessesLiedTo   Subject = "processes, store lies"
+	replicaKilledName         = "replica killed"
+)
 
 // Programs are what a run of Processes starts.
 type Programs struct{ Config, Plugin string }
@@ -55,8 +62,8 @@ func tenants() []config.Tenant {
 	return all
 }
 
-// InProcesses runs the subject Processes.
-func InProcesses(ctx context.Context, programs Programs, replicas int, seed uint64, duration time.Duration) (_ Result, err error) {
+// InProcesses runs one of the subjects above.
+func InProcesses(ctx context.Context, subject Subject, programs Programs, replicas int, seed uint64, duration time.Duration) (_ Result, err error) {
 	backend, network := fault.New(seed, latency), system.NewNetwork(seed)
 	p, err := system.StartProcesses(ctx, system.ProcessOptions{
 		Replicas: replicas, Backend: backend, Policy: policy, Config: programs.Config, Plugin: programs.Plugin, Tenants: tenants(),
@@ -65,10 +72,16 @@ func InProcesses(ctx context.Context, programs Programs, replicas int, seed uint
 		return Result{}, err
 	}
 	defer func() { err = errors.Join(err, p.Close()) }()
-	r, err := run(ctx, Processes, workload.Options{
+	nemeses := slices.Concat(workload.OfStore(backend), workload.OfNetwork(network), ofProcesses(ctx, p))
+	nemeses = slices.DeleteFunc(nemeses, func(n workload.Nemesis) bool {
+		if subject == ProcessesLiedTo {
+			return n.Name == replicaKilledName
+		}
+		return n.Lies
+	})
+	r, err := run(ctx, subject, workload.Options{
 		System: p, Truth: backend.Truth(), Network: network, Seed: seed, Duration: duration,
-		Nemeses:      slices.Concat(workload.OfStore(backend), workload.OfNetwork(network), ofProcesses(ctx, p)),
-		MaxStaleness: policy.MaxStaleness, Settling: processSettling, Patience: patience, Keys: processKeys, Pause: 2 * time.Millisecond,
+		Nemeses: nemeses, MaxStaleness: policy.MaxStaleness, Settling: processSettling, Patience: patience, Keys: processKeys, Pause: 2 * time.Millisecond,
 	})
 	if err != nil {
 		return r, fmt.Errorf("%w\nthe end of replica 0's log:\n%s", err, tail(p.Logs(0), 2000))
@@ -104,7 +117,7 @@ func ofProcesses(ctx context.Context, p *system.Processes) []workload.Nemesis {
 			}
 			return resume, nil
 		}),
-		each("replica killed", func(r int) (func() error, error) {
+		each(replicaKilledName, func(r int) (func() error, error) {
 			restart, err := p.KillReplica(r)
 			return func() error { return restart(ctx) }, err
 		}),

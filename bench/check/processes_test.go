@@ -31,7 +31,7 @@ func programs(t *testing.T) check.Programs {
 // The real processes keep the promise, too, while they are killed and stopped.
 func TestTheProcessesAreConsistent(t *testing.T) {
 	seed := uint64(time.Now().UnixNano()) % (1 << 32)
-	r, err := check.InProcesses(t.Context(), programs(t), 3, seed, short)
+	r, err := check.InProcesses(t.Context(), check.Processes, programs(t), 3, seed, short)
 	if err != nil {
 		t.Fatalf("seed %d: %v", seed, err)
 	}

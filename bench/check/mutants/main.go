@@ -127,7 +127,7 @@ func report(out io.Writer, results []result) error {
 const atOnce = 2
 
 // testTimeout ends a test that hangs, which is a way of noticing, too.
-const testTimeout = "30s"
+const testTimeout = "20s"
 
 type runner struct{ root, dir string }
 

@@ -53,6 +53,10 @@ var policy = cache.Policy{
 // latency is how long a call of the store takes at most while all is well.
 const latency = 2 * time.Millisecond
 
+// patience is how long package cache waits for a store that is slow while it
+// holds something that may stand in for the answer.
+const patience = 500 * time.Millisecond
+
 // settling is how long the effects of a fault may outlast it: a probe of the
 // store, and the longest read that it can hold up.
 const settling = 3 * time.Second
@@ -82,7 +86,7 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 	backend, network := fault.New(seed, latency), system.NewNetwork(seed)
 	o := workload.Options{
 		Truth: backend.Truth(), Network: network, Seed: seed, Duration: duration,
-		Nemeses: append(workload.OfStore(backend), workload.OfNetwork(network)...), Settling: settling,
+		Nemeses: append(workload.OfStore(backend), workload.OfNetwork(network)...), Settling: settling, Patience: patience,
 	}
 	if subject.Naive() {
 		// With a store that lies anybody is guilty, and proves nothing.
@@ -181,7 +185,7 @@ func result(subject Subject, seed uint64, took time.Duration, h *history.History
 // Print writes the table of some runs.
 func Print(w io.Writer, results []Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "system\treplicas\tseconds\tgets\tputs\trefreshes\tevents\tfaults\tmarked\tstale after ack\tcanary failures\tother breaches\tporcupine\ttook\tseed\tverdict\t")
+	fmt.Fprintln(t, "system\treplicas\tseconds\tgets\tputs\tputs told\trefreshes\tevents\tfaults\tmarked\tstale after ack\tcanary failures\tother breaches\tporcupine\ttook\tseed\tverdict\t")
 	for _, r := range results {
 		other := 0
 		for rule, n := range r.Breaches {
@@ -195,7 +199,7 @@ func Print(w io.Writer, results []Result) error {
 		} else if r.Subject.Naive() {
 			verdict = "found guilty"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%v\t%d\t%s\t\n", r.Subject, r.Replicas, r.Took.Seconds(), r.Gets, r.Puts,
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%v\t%d\t%s\t\n", r.Subject, r.Replicas, r.Took.Seconds(), r.Gets, r.Puts, r.Told,
 			r.Refreshes, r.Events, r.Faults, r.Marked, r.Breaches[judge.C1], r.Breaches[judge.C3], other, r.Porcupine, r.PorcupineTook.Round(time.Millisecond), r.Seed, verdict)
 	}
 	return t.Flush()

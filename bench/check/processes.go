@@ -68,7 +68,7 @@ func InProcesses(ctx context.Context, programs Programs, replicas int, seed uint
 	r, err := run(ctx, Processes, workload.Options{
 		System: p, Truth: backend.Truth(), Network: network, Seed: seed, Duration: duration,
 		Nemeses:      slices.Concat(workload.OfStore(backend), workload.OfNetwork(network), ofProcesses(ctx, p)),
-		MaxStaleness: policy.MaxStaleness, Settling: processSettling, Keys: processKeys, Pause: 2 * time.Millisecond,
+		MaxStaleness: policy.MaxStaleness, Settling: processSettling, Patience: patience, Keys: processKeys, Pause: 2 * time.Millisecond,
 	})
 	if err != nil {
 		return r, fmt.Errorf("%w\nthe end of replica 0's log:\n%s", err, tail(p.Logs(0), 2000))

@@ -36,6 +36,9 @@ func TestTheProcessesAreConsistent(t *testing.T) {
 		t.Fatalf("seed %d: %v", seed, err)
 	}
 	judged(t, r)
+	if r.Told == 0 {
+		t.Error("no put was known to another replica at its answer")
+	}
 }
 
 // longEnv says how long the plugin is away in the test below.

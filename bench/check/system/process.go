@@ -3,6 +3,7 @@ package system
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -32,6 +33,7 @@ const (
 	readyTimeout = 30 * time.Second
 	tokenLife    = 24 * time.Hour
 	clientID     = "check"
+	machineID    = "check-replicas"
 )
 
 // ProcessOptions say how the replicas of StartProcesses are run.
@@ -57,6 +59,7 @@ type Processes struct {
 	tokens   map[config.Tenant]string
 	refresh  string
 	admin    string
+	machine  devissuer.Machine // as which the replicas tell each other
 }
 
 var (
@@ -74,7 +77,9 @@ func StartProcesses(ctx context.Context, o ProcessOptions) (_ *Processes, err er
 	if err != nil {
 		return nil, err
 	}
-	p := &Processes{options: o, dir: dir, tokens: map[config.Tenant]string{}}
+	p := &Processes{
+		options: o, dir: dir, tokens: map[config.Tenant]string{}, machine: devissuer.Machine{ClientID: machineID, Secret: rand.Text()},
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, p.Close())
@@ -88,16 +93,32 @@ func StartProcesses(ctx context.Context, o ProcessOptions) (_ *Processes, err er
 	}
 	tokenKey := base64.StdEncoding.EncodeToString(driver.NewTokenKey())
 	for i := range o.Replicas {
-		r := &process{system: p, dir: filepath.Join(dir, fmt.Sprintf("r%d", i)), listen: "127.0.0.1:0", tokenKey: tokenKey, logs: &logs{}}
+		r := &process{system: p, name: fmt.Sprintf("r%d", i), tokenKey: tokenKey, logs: &logs{}}
+		r.dir = filepath.Join(dir, r.name)
 		p.replicas = append(p.replicas, r)
+		// The others have to know it before it is there.
+		if r.listen, err = freeAddress(ctx); err != nil {
+			return nil, err
+		}
 		if err := r.install(); err != nil {
 			return nil, err
 		}
+	}
+	for _, r := range p.replicas {
 		if err := r.start(ctx); err != nil {
-			return nil, fmt.Errorf("replica %d: %w", i, err)
+			return nil, fmt.Errorf("replica %s: %w", r.name, err)
 		}
 	}
 	return p, nil
+}
+
+// freeAddress is one of this machine that nobody listens on.
+func freeAddress(ctx context.Context) (string, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	return listener.Addr().String(), listener.Close()
 }
 
 func (p *Processes) socket() string { return filepath.Join(p.dir, "origin") }
@@ -105,7 +126,7 @@ func (p *Processes) socket() string { return filepath.Join(p.dir, "origin") }
 // issue starts the token issuer and makes the tokens.
 func (p *Processes) issue(ctx context.Context) error {
 	var err error
-	if p.issuer, err = devissuer.New(devissuer.Options{ClientID: clientID}); err != nil {
+	if p.issuer, err = devissuer.New(devissuer.Options{ClientID: clientID, Machine: p.machine}); err != nil {
 		return err
 	}
 	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
@@ -130,12 +151,13 @@ func (p *Processes) issue(ctx context.Context) error {
 // process is one replica.
 type process struct {
 	system   *Processes
+	name     string
 	dir      string
+	listen   string
 	tokenKey string
 	logs     *logs
 
 	mu         sync.Mutex
-	listen     string // the same for every start behind the first
 	management string
 	cmd        *exec.Cmd
 	ended      chan struct{}
@@ -180,9 +202,17 @@ func (r *process) start(ctx context.Context) error {
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "TAGSTORE_MANIFEST=" + filepath.Join(r.dir, "tagstore.yaml"),
 		"TAGSTORE_LISTEN=" + r.listen, "TAGSTORE_MANAGEMENT_LISTEN=127.0.0.1:0", "TAGSTORE_SOCKET_DIR=" + filepath.Join(r.dir, "s"),
-		"TAGSTORE_JWT_ISSUER=" + issuer.Issuer(), "TAGSTORE_JWT_CLIENT_IDS=" + issuer.ClientID(), "TAGSTORE_JWKS_URL=" + issuer.JWKSURL(),
+		"TAGSTORE_JWT_ISSUER=" + issuer.Issuer(), "TAGSTORE_JWT_CLIENT_IDS=" + issuer.ClientID() + "," + machineID, "TAGSTORE_JWKS_URL=" + issuer.JWKSURL(),
 		"TAGSTORE_DEV=true", "TAGSTORE_TOKEN_KEY=" + r.tokenKey, "TAGSTORE_LOG_LEVEL=" + r.system.options.LogLevel, "TAGSTORE_DRAIN_DELAY=0s",
-		"TAGSTORE_RECONCILE_CALLS=60000", "TAGSTORE_REFRESHES_PER_TENANT=10000", "TAGSTORE_WATCH_HEARTBEAT=1s",
+		"TAGSTORE_REPLICA_ID=" + r.name, "TAGSTORE_RECONCILE_CALLS=60000", "TAGSTORE_REFRESHES_PER_TENANT=10000", "TAGSTORE_WATCH_HEARTBEAT=1s",
+	}
+	if len(r.system.replicas) > 1 {
+		all := make([]string, len(r.system.replicas))
+		for i, other := range r.system.replicas {
+			all[i] = other.name + "=" + other.listen
+		}
+		cmd.Env = append(cmd.Env, "TAGSTORE_PEERS="+strings.Join(all, ","), "TAGSTORE_MACHINE_TOKEN_URL="+issuer.TokenURL(),
+			"TAGSTORE_MACHINE_CLIENT_ID="+machineID, "TAGSTORE_MACHINE_CLIENT_SECRET="+r.system.machine.Secret)
 	}
 	ready := r.logs.expect()
 	cmd.Stdout, cmd.Stderr = r.logs, r.logs
@@ -200,7 +230,7 @@ func (r *process) start(ctx context.Context) error {
 	defer cancel()
 	select {
 	case at := <-ready:
-		r.listen, r.management = at.GRPC, at.Management
+		r.management = at.Management
 	case <-ended:
 		return fmt.Errorf("it ended at once:\n%s", r.logs.last())
 	case <-ctx.Done():
@@ -245,7 +275,7 @@ type logs struct {
 	ready chan addresses
 }
 
-type addresses struct{ Msg, GRPC, Management string }
+type addresses struct{ Msg, Management string }
 
 // expect returns where the next "ready" is told.
 func (l *logs) expect() <-chan addresses {
@@ -341,20 +371,34 @@ func (p *Processes) Get(ctx context.Context, replica int, id config.ID, w Want) 
 
 // Put implements System.
 func (p *Processes) Put(ctx context.Context, replica int, id config.ID, latest uint64, value []byte) (history.Replicas, error) {
-	_, err := p.replicas[replica].client.Put(p.as(ctx, id), client.PutRequest{Key: id.Key, Service: id.Service, Value: value, ExpectedVersion: &latest})
-	if err != nil {
-		return 0, err
-	}
-	return history.Only(replica), nil
+	var others []client.ReplicaStatus
+	_, err := p.replicas[replica].client.Put(p.as(ctx, id),
+		client.PutRequest{Key: id.Key, Service: id.Service, Value: value, ExpectedVersion: &latest}, client.Replicas(&others))
+	return p.have(replica, others, err)
 }
 
 // Delete implements System.
 func (p *Processes) Delete(ctx context.Context, replica int, id config.ID, latest uint64) (history.Replicas, error) {
-	_, err := p.replicas[replica].client.Delete(p.as(ctx, id), client.DeleteRequest{Key: id.Key, Service: id.Service, ExpectedVersion: &latest})
+	var others []client.ReplicaStatus
+	_, err := p.replicas[replica].client.Delete(p.as(ctx, id),
+		client.DeleteRequest{Key: id.Key, Service: id.Service, ExpectedVersion: &latest}, client.Replicas(&others))
+	return p.have(replica, others, err)
+}
+
+// have is which replicas have a change, as the answer says.
+func (p *Processes) have(replica int, others []client.ReplicaStatus, err error) (history.Replicas, error) {
 	if err != nil {
 		return 0, err
 	}
-	return history.Only(replica), nil
+	set := history.Only(replica)
+	for i, r := range p.replicas {
+		for _, other := range others {
+			if other.Replica == r.name && other.Err == nil {
+				set |= history.Only(i)
+			}
+		}
+	}
+	return set, nil
 }
 
 // Refresh implements System, as the machine that announces changes.

@@ -33,6 +33,9 @@ type Options struct {
 	MaxStaleness time.Duration
 	// Settling is how long the effects of a fault may outlast it.
 	Settling time.Duration
+	// Patience is how long a replica waits for its store, as history.History
+	// has it.
+	Patience time.Duration
 	Readers  int           // 0: 8
 	Writers  int           // 0: 4
 	Pause    time.Duration // of a reader between bursts; 0: 8 ms
@@ -159,7 +162,7 @@ func Run(ctx context.Context, o Options) (*history.History, history.Canaries, er
 	unwatch()
 	watchers.Wait()
 	return r.recorder.History(history.History{
-		Replicas: o.System.Replicas(), IDs: r.ids, MaxStaleness: o.MaxStaleness, Settling: o.Settling,
+		Replicas: o.System.Replicas(), IDs: r.ids, MaxStaleness: o.MaxStaleness, Settling: o.Settling, Patience: o.Patience,
 	}), r.canaries, err
 }
 

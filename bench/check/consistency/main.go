@@ -51,10 +51,12 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	fmt.Fprintf(out, "seed %d\n", *seed)
 	var results []check.Result
+	var failed error
 	wrong := 0
 	for result, err := range check.All(ctx, counts, *seed, time.Duration(*seconds)*time.Second) {
 		if err != nil {
-			return err
+			failed = err
+			break
 		}
 		results = append(results, result)
 		fmt.Fprintf(out, "%s, %d replicas: %d gets\n", result.Subject, result.Replicas, result.Gets)
@@ -66,6 +68,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	fmt.Fprintln(out)
 	if err := check.Print(out, results); err != nil {
 		return err
+	}
+	if failed != nil {
+		return failed
 	}
 	if wrong > 0 {
 		return fmt.Errorf("%d of %d runs came out wrong; replay them with -seed %d", wrong, len(results), *seed)

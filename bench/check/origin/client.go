@@ -24,13 +24,17 @@ func Open(ctx context.Context, o Options) (driver.Backend, error) {
 	if o.Socket == "" {
 		return nil, config.Errorf(config.InvalidArgument, "option socket is missing").WithHint("set it to the path of the origin's socket")
 	}
-	b := &backend{http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", o.Socket)
-		},
-		MaxIdleConnsPerHost: 64,
-	}}}
-	return b, b.Ping(ctx)
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", o.Socket)
+	}
+	// That there is an origin has to be so; that its store answers need not: a
+	// replica is also started while it does not.
+	conn, err := dial(ctx, "", "")
+	if err != nil {
+		return nil, config.Errorf(config.Unavailable, "the origin can not be reached").WithCause(err)
+	}
+	conn.Close()
+	return &backend{http: &http.Client{Transport: &http.Transport{DialContext: dial, MaxIdleConnsPerHost: 64}}}, nil
 }
 
 type backend struct {

@@ -232,6 +232,7 @@ func (r *process) start(ctx context.Context) error {
 	case at := <-ready:
 		r.management = at.Management
 	case <-ended:
+		r.cmd = nil
 		return fmt.Errorf("it ended at once:\n%s", r.logs.last())
 	case <-ctx.Done():
 		return fmt.Errorf("it was not ready in time:\n%s", r.logs.last())

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -252,7 +255,49 @@ func TestRefreshPath(t *testing.T) {
 		default:
 		}
 		t.Logf("healed %v after python had ended; the route's bound is %v", took, bound)
+		// The replica says itself what it promises, and how far it went.
+		scrape := metrics(t, e.ManagementHTTP)
+		promised := metric(t, scrape, `tagstore_cache_staleness_limit_seconds{.*prefix="blob_config_".*} (.+)`)
+		oldest := metric(t, scrape, `tagstore_cache_staleness_oldest_seconds{.*prefix="blob_config_".*} (.+)`)
+		if promised != bound.Seconds() || oldest == 0 || oldest > 1.1*promised { // ages are spread by a tenth
+			t.Errorf("the metrics say that at most %v s are promised and %v s were the most", promised, oldest)
+		}
+		t.Logf("the oldest unmarked answer was %.2f s old", oldest)
 	})
+}
+
+// metrics is one scrape of a replica. What is counted since the last one begins
+// anew with it.
+func metrics(t *testing.T, management string) []byte {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, management+"/metrics", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// metric returns the value of one line of a scrape.
+func metric(t *testing.T, scrape []byte, line string) float64 {
+	t.Helper()
+	found := regexp.MustCompile("(?m)^" + line + "$").FindSubmatch(scrape)
+	if found == nil {
+		t.Fatalf("there is no metric %s", line)
+	}
+	value, err := strconv.ParseFloat(string(found[1]), 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return value
 }
 
 // replicaProcess finds the process of a replica by what tagctl dev calls it.

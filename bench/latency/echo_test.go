@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,24 +16,29 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
+	"github.com/tagstore/tagstore/core/pluginmain"
 )
 
-// echoSocket makes the test binary serve the baseline instead of testing: a
+// echoRole makes the test binary serve the baseline instead of testing: a
 // plugin is another process, so what it is compared with must be one too.
-const echoSocket = "TAGSTORE_BENCH_ECHO_SOCKET"
+const echoRole = "echo"
 
 const valueSize = 1 << 10
 
 func TestMain(m *testing.M) {
-	if path := os.Getenv(echoSocket); path != "" {
-		serveEcho(path)
-		return
-	}
-	if len(os.Args) == 3 && os.Args[1] == residentRole {
-		if err := hold(os.Args[2], os.Stdout); err != nil {
-			panic(err)
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case echoRole:
+			serveEcho()
+			return
+		case filesRole:
+			pluginmain.Serve(pluginmain.Plugin[filesOptions]{Name: "files", Version: "v0.0.0", Open: openFiles})
+		case residentRole:
+			if err := hold(os.Args[2], os.Stdout); err != nil {
+				panic(err)
+			}
+			return
 		}
-		return
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // of plugins in this process
 	os.Exit(m.Run())
@@ -43,17 +49,20 @@ func TestMain(m *testing.M) {
 type echo struct {
 	tagstorev1.UnimplementedConfigServiceServer
 	value []byte
+
+	mu      sync.Mutex
+	watches map[chan<- *tagstorev1.WatchResponse]<-chan struct{} // which is closed at the stream's end
 }
 
-func (e echo) entry(key string) *tagstorev1.Entry {
+func (e *echo) entry(key string) *tagstorev1.Entry {
 	return &tagstorev1.Entry{Key: key, Value: e.value, ContentType: "application/json", Version: 1, Revision: "1", UpdatedBy: "bench"}
 }
 
-func (e echo) Get(_ context.Context, r *tagstorev1.GetRequest) (*tagstorev1.GetResponse, error) {
+func (e *echo) Get(_ context.Context, r *tagstorev1.GetRequest) (*tagstorev1.GetResponse, error) {
 	return &tagstorev1.GetResponse{Entry: e.entry(r.GetKey())}, nil
 }
 
-func (e echo) BatchGet(_ context.Context, r *tagstorev1.BatchGetRequest) (*tagstorev1.BatchGetResponse, error) {
+func (e *echo) BatchGet(_ context.Context, r *tagstorev1.BatchGetRequest) (*tagstorev1.BatchGetResponse, error) {
 	results := make([]*tagstorev1.BatchGetResult, len(r.GetKeys()))
 	for i, key := range r.GetKeys() {
 		results[i] = &tagstorev1.BatchGetResult{Outcome: &tagstorev1.BatchGetResult_Entry{Entry: e.entry(key)}}
@@ -61,7 +70,7 @@ func (e echo) BatchGet(_ context.Context, r *tagstorev1.BatchGetRequest) (*tagst
 	return &tagstorev1.BatchGetResponse{Results: results}, nil
 }
 
-func (e echo) List(_ context.Context, r *tagstorev1.ListRequest) (*tagstorev1.ListResponse, error) {
+func (e *echo) List(_ context.Context, r *tagstorev1.ListRequest) (*tagstorev1.ListResponse, error) {
 	entries := make([]*tagstorev1.Entry, r.GetPageSize())
 	for i := range entries {
 		entries[i] = e.entry(keyName(i))
@@ -69,13 +78,52 @@ func (e echo) List(_ context.Context, r *tagstorev1.ListRequest) (*tagstorev1.Li
 	return &tagstorev1.ListResponse{Entries: entries}, nil
 }
 
-func serveEcho(path string) {
-	listener, err := net.Listen("unix", path)
+// Put hands the change to every stream, as fast as they take it.
+func (e *echo) Put(_ context.Context, r *tagstorev1.PutRequest) (*tagstorev1.PutResponse, error) {
+	event := &tagstorev1.WatchResponse{Event: &tagstorev1.WatchResponse_Put{Put: e.entry(r.GetKey())}, ResumeToken: "token"}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for events, ended := range e.watches {
+		select {
+		case events <- event:
+		case <-ended:
+		}
+	}
+	return &tagstorev1.PutResponse{Entry: &tagstorev1.Entry{Key: r.GetKey(), Version: 1}}, nil
+}
+
+// Watch answers a sync mark, and then what is put.
+func (e *echo) Watch(_ *tagstorev1.WatchRequest, stream grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error {
+	events := make(chan *tagstorev1.WatchResponse, 16)
+	e.mu.Lock()
+	e.watches[events] = stream.Context().Done()
+	e.mu.Unlock()
+	defer func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		delete(e.watches, events)
+	}()
+	events <- &tagstorev1.WatchResponse{Event: &tagstorev1.WatchResponse_Sync{Sync: &tagstorev1.WatchSync{}}, ResumeToken: "token"}
+	for {
+		select {
+		case event := <-events:
+			if err := stream.Send(event); err != nil {
+				return err
+			}
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+// serveEcho serves on the listener that the parent has handed down.
+func serveEcho() {
+	listener, err := net.FileListener(os.NewFile(3, "listener"))
 	if err != nil {
 		panic(err)
 	}
 	server := grpc.NewServer()
-	tagstorev1.RegisterConfigServiceServer(server, echo{value: value(0)})
+	tagstorev1.RegisterConfigServiceServer(server, &echo{value: value(0), watches: map[chan<- *tagstorev1.WatchResponse]<-chan struct{}{}})
 	go func() { // ends with the process: the pipe closes when the parent is gone
 		_, _ = os.Stdin.Read(make([]byte, 1))
 		server.Stop()
@@ -85,16 +133,49 @@ func serveEcho(path string) {
 	}
 }
 
-// startEcho runs the baseline in a process of its own and returns a client.
+// startEcho runs the baseline of a plugin, on a unix socket, and returns a
+// client.
 func startEcho(b *testing.B) tagstorev1.ConfigServiceClient {
 	b.Helper()
-	dir, err := os.MkdirTemp("", "ts")
+	return dialEcho(b, serveEchoOn(b, "unix"))
+}
+
+// startEchoTCP runs the baseline of the service, on loopback as that is, and
+// returns its address.
+func startEchoTCP(b *testing.B) (address string) {
+	b.Helper()
+	return serveEchoOn(b, "tcp")
+}
+
+// serveEchoOn runs the baseline in a process of its own and returns its address.
+func serveEchoOn(b *testing.B, network string) (target string) {
+	b.Helper()
+	address := "127.0.0.1:0"
+	if network == "unix" {
+		dir, err := os.MkdirTemp("", "ts")
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { os.RemoveAll(dir) })
+		address = filepath.Join(dir, "echo.sock")
+	}
+	listener, err := (&net.ListenConfig{}).Listen(b.Context(), network, address)
 	if err != nil {
 		b.Fatal(err)
 	}
-	path := filepath.Join(dir, "echo.sock")
-	cmd := exec.CommandContext(context.Background(), os.Args[0]) // outlives b.Context, which ends before the cleanup
-	cmd.Env = append(os.Environ(), echoSocket+"="+path)
+	defer listener.Close()
+	target = listener.Addr().String()
+	if local, ok := listener.(*net.UnixListener); ok {
+		local.SetUnlinkOnClose(false)
+		target = "unix:" + target
+	}
+	file, err := listener.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer file.Close()
+	cmd := exec.CommandContext(context.Background(), os.Args[0], echoRole) // outlives b.Context, which ends before the cleanup
+	cmd.ExtraFiles = []*os.File{file}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -102,26 +183,37 @@ func startEcho(b *testing.B) tagstorev1.ConfigServiceClient {
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}
-	conn, err := grpc.NewClient("unix:"+path, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(16<<20)))
-	if err != nil {
-		b.Fatal(err)
-	}
 	b.Cleanup(func() {
-		conn.Close()
 		stdin.Close()
 		if err := cmd.Wait(); err != nil {
 			b.Error(err)
 		}
-		os.RemoveAll(dir)
 	})
-	client := tagstorev1.NewConfigServiceClient(conn)
+	return target
+}
+
+// dialEcho returns a client of one connection, which is open.
+func dialEcho(b *testing.B, target string) tagstorev1.ConfigServiceClient {
+	b.Helper()
+	client := tagstorev1.NewConfigServiceClient(dial(b, target))
 	ctx, cancel := context.WithTimeout(b.Context(), 10*time.Second)
 	defer cancel()
 	if _, err := client.Get(ctx, &tagstorev1.GetRequest{Key: keyName(0)}); err != nil {
 		b.Fatal(err)
 	}
 	return client
+}
+
+// dial returns a plain connection of gRPC.
+func dial(b *testing.B, target string) *grpc.ClientConn {
+	b.Helper()
+	conn, err := grpc.NewClient(target, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.WaitForReady(true), grpc.MaxCallRecvMsgSize(16<<20)))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { conn.Close() })
+	return conn
 }
 
 // value is a JSON document of valueSize bytes.

@@ -369,8 +369,11 @@ func hold(what string, out io.Writer) error {
 		}
 		for i := range hitMost {
 			a, err := backend.Read(context.Background(), config.ID{Tenant: tenant, Key: hitKey(i)}, cache.Want{})
-			if err != nil || a.Freshness.Source != config.SourceCache {
-				return fmt.Errorf("value %d: %w, %v", i, errNoHit, err)
+			if err != nil {
+				return err
+			}
+			if a.Freshness.Source != config.SourceCache {
+				return fmt.Errorf("value %d: %w", i, errNoHit)
 			}
 		}
 		held = backend

@@ -172,10 +172,17 @@ func (s *samples) add(d time.Duration) {
 }
 
 func (s *samples) report(b *testing.B) {
+	b.Helper()
+	p50, p99 := s.percentiles()
+	b.ReportMetric(float64(p50.Nanoseconds()), "p50-ns")
+	b.ReportMetric(float64(p99.Nanoseconds()), "p99-ns")
+}
+
+// percentiles returns the 50th and the 99th.
+func (s *samples) percentiles() (p50, p99 time.Duration) {
 	got := s.all[:min(s.next.Load(), int64(len(s.all)))]
 	slices.Sort(got)
-	b.ReportMetric(float64(got[len(got)/2].Nanoseconds()), "p50-ns")
-	b.ReportMetric(float64(got[min(len(got)-1, len(got)*99/100)].Nanoseconds()), "p99-ns")
+	return got[len(got)/2], got[min(len(got)-1, len(got)*99/100)]
 }
 
 func median(xs []float64) float64 {

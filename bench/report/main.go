@@ -51,19 +51,85 @@ var targets = []target{
 	{"DAX/Get", "calls/op", 0, false, "DAX: a hit is no call of the table"},
 	{"SSM/List495", "calls/op", 50, false, "Parameter Store: a cold List of n parameters is ⌈n/10⌉ calls (495: 50)"},
 	{"SSM/Prefetch500", "calls/op", 51, false, "Parameter Store: prefetch of 500 is 50 calls, and 1 for the empty page with which moto follows a last page that is full"},
+
+	{"Hit/entries=1000/serial", "sec/op", 200e-9, false, "a hit in process, all checks on, ≤ 200 ns"},
+	{"Hit/entries=1000/serial", "allocs/op", 0, false, "a hit allocates nothing"},
+	{"Hit/entries=1000000/serial", "x-fewest", 1.25, false, "a hit among 1,000,000 entries, any of them, ≤ 1.25 × one among 1,000"},
+	{"Hit/entries=1000000/hot", "x-fewest", 1.25, false, "a hit among 1,000,000 entries, 1,000 of them in use, ≤ 1.25 × one among 1,000"},
+	{"Resident", "x-payload", 2, false, "a process with 1,000,000 entries of 200 B takes ≤ 2 × their payload"},
+	{"Watch/local/watchers=1000", "p99-sec", 20e-3, false, "Put → 1,000 watchers, of a store that is watched itself: p99 ≤ 20 ms"},
+	{"Watch/view/watchers=1000", "p99-sec", 20e-3, false, "Put → 1,000 watchers, of a store that can not be watched: p99 ≤ 20 ms"},
+	{"Refresh/replicas=3", "p50-sec", 10e-3, false, "Refresh acknowledged by 3 replicas: p50 ≤ 10 ms"},
+	{"Refresh/replicas=3", "p99-sec", 50e-3, false, "Refresh acknowledged by 3 replicas: p99 ≤ 50 ms"},
+	{"RefreshOneStopped/replicas=3", "p50-sec", 2.5, false, "Refresh with one of them stopped ends, with an error that names it, in ≤ 2.5 s"},
 }
 
-// columns are the units of the table, in order. The suites report times in ns;
-// benchfmt brings every such unit to seconds.
+// columns are the units of the tables, in order; a table has those that one of
+// its benchmarks reports. The suites report times in ns; benchfmt brings every
+// such unit to seconds.
 var columns = []struct{ unit, heading string }{
 	{"sec/op", "time/op"},
 	{"p50-sec", "p50"},
 	{"p99-sec", "p99"},
 	{"allocs/op", "allocs/op"},
 	{"baseline-sec/op", "baseline time/op"},
+	{"baseline-p99-sec", "baseline p99"},
 	{"ratio", "ratio"},
 	{"x-one-caller", "× one caller"},
+	{"x-fewest", "× hit among 1,000"},
+	{"baseline-x-fewest", "baseline × the same"},
+	{"x-payload", "resident × payload"},
+	{"heap-x-payload", "heap × payload"},
+	{"baseline-x-payload", "baseline resident × payload"},
 	{"calls/op", "API calls/op"},
+}
+
+// suite is a table of its own: the benchmarks whose names begin so, or, without
+// any name, all that no other suite has.
+type suite struct {
+	heading string
+	names   []string
+	prose   string
+}
+
+var suites = []suite{
+	{"Plugins and the local store", nil, `The baseline of reads is plain gRPC to another process over a unix socket with
+the same payload, that of writes is a bare bbolt transaction with its fsync.
+`},
+	{"The stores of AWS", []string{"DynamoDB/", "SSM/", "S3/", "SecretsManager/", "DAX/"}, `The AWS stores stand beside the bare SDK call for the same thing on the same
+emulator (DynamoDB on Amazon's DynamoDB Local, the others on moto), and DAX, the
+tests' own node, beside the same read of the table. An emulator on this machine
+answers sooner than AWS does over a network, so the way through the host to the
+plugin's process weighs more here; InProcess is the plugin without it. API calls
+are counted on the way to the emulator, the first of a process left out.
+`},
+	{"Hits, and what they are held in", []string{"Hit/", "Resident"}, `A hit is a Get of package store for a value of 200 B that is in memory: route,
+layers, identity and freshness included. The baseline is a Get of a bare
+Ristretto cache with the same keys and values, asked in the same order, uniformly
+over all of them; "hot" asks for 1,000 only. "read" is core/cache alone, and
+"second-layer" a Get that is answered by the tenant's layer, behind a remembered
+absence in the service's. Of more than 1,000 entries the tables say how many
+times a hit among 1,000 they take, for both: what the processor's caches do not
+hold slows either.
+
+Resident is the whole process with 1,000,000 such values, measured in a child
+with GOGC=100 after a collection whose freed pages were given back. The payload
+is the bytes of the values and of their keys, and of nothing else. The baseline
+is a process with the same in a bare Ristretto cache.
+`},
+	{"The service", []string{"CachedGet/", "Watch/", "Refresh"}, `Real processes of tagstore-config on loopback. The baseline is plain gRPC between
+two processes that sends the same payload of 1 KiB: one answer, one message to
+each of 1,000 streams, one call of each of three processes.
+
+CachedGet is authenticated: "client" by core/client, "stub" by the generated
+code. A ratio at 64 callers is that of their rates. Watch is the time from the
+call of a Put until a watcher of its prefix has the value, with 1,000 of them on
+8 connections: the percentiles are those of single watchers, the time of an
+operation that until the last one has it. "local" is a store that is watched
+itself, "view" one that can not be. Refresh is the time from a change that
+somebody else makes in the store, which three replicas share, until all of them
+have acknowledged it.
+`},
 }
 
 func main() {
@@ -112,26 +178,19 @@ Written by `+"`make bench`"+`; do not edit. Machine: %s, %d CPUs, %s, %s/%s.
 
 Each figure is the median over the repetitions, with the lowest and the highest
 in brackets. Machines differ and are shared: trust the ratios. A ratio is time
-per call over that of the baseline of the same run, the two taking turns; the
-baseline of reads is plain gRPC to another process over a unix socket with the
-same payload, that of writes is a bare bbolt transaction with its fsync.
-
-The AWS stores stand beside the bare SDK call for the same thing on the same
-emulator (DynamoDB on Amazon's DynamoDB Local, the others on moto), and DAX, the
-tests' own node, beside the same read of the table. An emulator on this machine
-answers sooner than AWS does over a network, so the way through the host to the
-plugin's process weighs more here; InProcess is the plugin without it. API calls
-are counted on the way to the emulator, the first of a process left out.
-
-| benchmark | %s |
-|---|%s
-`, machine, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH, strings.Join(headings(), " | "), strings.Repeat("---|", len(columns)))
-	for _, name := range names {
-		cells := make([]string, len(columns))
-		for i, c := range columns {
-			cells[i] = cell(c.unit, found[name][c.unit])
+per call over that of the baseline of the same run, the two taking turns.
+`, machine, runtime.NumCPU(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	for i, s := range suites {
+		var mine []string
+		for _, name := range names {
+			if suiteOf(name) == i {
+				mine = append(mine, name)
+			}
 		}
-		fmt.Fprintf(out, "| %s | %s |\n", name, strings.Join(cells, " | "))
+		if len(mine) > 0 {
+			fmt.Fprintf(out, "\n## %s\n\n%s\n", s.heading, s.prose)
+			table(out, mine, found)
+		}
 	}
 	fmt.Fprint(out, "\n## Targets\n\n| target | measured | met |\n|---|---|---|\n")
 	for _, t := range targets {
@@ -149,12 +208,32 @@ are counted on the way to the emulator, the first of a process left out.
 	}
 }
 
-func headings() []string {
-	h := make([]string, len(columns))
-	for i, c := range columns {
-		h[i] = c.heading
+// suiteOf returns the index of the suite that a benchmark belongs to.
+func suiteOf(name string) int {
+	for i, s := range suites {
+		if slices.ContainsFunc(s.names, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
+			return i
+		}
 	}
-	return h
+	return 0
+}
+
+// table writes the figures of some benchmarks.
+func table(out io.Writer, names []string, found map[string]figures) {
+	var units, headings []string
+	for _, c := range columns {
+		if slices.ContainsFunc(names, func(name string) bool { return len(found[name][c.unit]) > 0 }) {
+			units, headings = append(units, c.unit), append(headings, c.heading)
+		}
+	}
+	fmt.Fprintf(out, "| benchmark | %s |\n|---|%s\n", strings.Join(headings, " | "), strings.Repeat("---|", len(units)))
+	for _, name := range names {
+		cells := make([]string, len(units))
+		for i, unit := range units {
+			cells[i] = cell(unit, found[name][unit])
+		}
+		fmt.Fprintf(out, "| %s | %s |\n", name, strings.Join(cells, " | "))
+	}
 }
 
 func cell(unit string, values []float64) string {
@@ -164,8 +243,8 @@ func cell(unit string, values []float64) string {
 	low, high := slices.Min(values), slices.Max(values)
 	show := func(v float64) string {
 		switch unit {
-		case "sec/op", "p50-sec", "p99-sec", "baseline-sec/op":
-			return fmt.Sprintf("%.1f µs", v*1e6)
+		case "sec/op", "p50-sec", "p99-sec", "baseline-sec/op", "baseline-p99-sec":
+			return duration(v)
 		case "allocs/op", "calls/op":
 			return strconv.FormatFloat(v, 'f', -1, 64)
 		default:
@@ -176,6 +255,18 @@ func cell(unit string, values []float64) string {
 		return show(low)
 	}
 	return fmt.Sprintf("%s (%s … %s)", show(median(values)), show(low), show(high))
+}
+
+// duration shows seconds in the unit that fits.
+func duration(v float64) string {
+	switch {
+	case v < 1e-6:
+		return fmt.Sprintf("%.0f ns", v*1e9)
+	case v < 10e-3:
+		return fmt.Sprintf("%.1f µs", v*1e6)
+	default:
+		return fmt.Sprintf("%.1f ms", v*1e3)
+	}
 }
 
 // trimProcs takes the "-2" of GOMAXPROCS off a benchmark's name.

@@ -17,6 +17,11 @@ pkg: another/package
 BenchmarkDynamoDB/Get-2    	 100	 90000 ns/op	 1.05 ratio	 1.000 calls/op
 BenchmarkSSM/List495-2     	 100	 90000 ns/op	 1.05 ratio	 50.20 calls/op
 BenchmarkDAX/Get-2         	 100	 90000 ns/op	 0.30 ratio	 0 calls/op
+BenchmarkHit/entries=1000/serial-2     	 100	 151.4 ns/op	 51.0 baseline-ns/op	 2.97 ratio	 0 allocs/op
+BenchmarkHit/entries=1000000/serial-2  	 100	 450.0 ns/op	 3.01 x-fewest	 2.50 baseline-x-fewest	 0 allocs/op
+BenchmarkResident-2        	 1	 3.700 x-payload	 3.200 heap-x-payload
+BenchmarkWatch/view/watchers=1000-2   	 100	 9000000 ns/op	 19000000 p99-ns	 11000000 baseline-p99-ns
+BenchmarkRefreshOneStopped/replicas=3-2	 1	 2104000000 p50-ns
 `
 
 func TestReportShowsMediansAndTargets(t *testing.T) {
@@ -29,7 +34,13 @@ func TestReportShowsMediansAndTargets(t *testing.T) {
 		"| Get/callers=1 | 160.0 µs (150.0 µs … 170.0 µs) | 150.0 µs",
 		"plain gRPC's latency | 1.24 (1.20 … 1.40) | yes |",
 		"one caller's rate | 7.50 | no |",
-		"| 1.05 |  | 1 |\n",
+		"| SSM/List495 | 90.0 µs | 1.05 | 50.2 |\n", // the columns of its table, and no other
+		"| benchmark | time/op | allocs/op | baseline time/op | ratio | × hit among 1,000 | baseline × the same | resident × payload | heap × payload |\n",
+		"| Hit/entries=1000000/serial | 450 ns | 0 |  |  | 3.01 | 2.50 |  |  |\n",
+		"all checks on, ≤ 200 ns | 151 ns | yes |",
+		"≤ 2 × their payload | 3.70 | no |",
+		"can not be watched: p99 ≤ 20 ms | 19.0 ms | yes |",
+		"in ≤ 2.5 s | 2104.0 ms | yes |",
 		"a Get is 1 API call | 1 | yes |",
 		"(495: 50) | 50.2 | no |",
 		"a hit is no call of the table | 0 | yes |",

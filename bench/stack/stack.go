@@ -148,7 +148,7 @@ func (s *Stack) Stop(t testing.TB) {
 		s.kill()
 	}
 	s.cmd = nil
-	s.mustBeGone(t)
+	mustBeGone(t, s.Dir)
 }
 
 // Kill ends every process of the system at once with SIGKILL, as a power cut
@@ -161,11 +161,11 @@ func (s *Stack) Kill(t testing.TB) {
 		t.Fatal("the stack does not run")
 	}
 	s.kill()
-	s.mustBeGone(t)
+	mustBeGone(t, s.Dir)
 }
 
 func (s *Stack) kill() {
-	pids, _ := s.processes()
+	pids, _ := processes(s.Dir)
 	for _, pid := range append(pids, s.cmd.Process.Pid) {
 		_ = syscall.Kill(pid, syscall.SIGKILL) // it may be gone already
 	}
@@ -173,13 +173,13 @@ func (s *Stack) kill() {
 	s.cmd = nil
 }
 
-// mustBeGone waits for the processes of the system to end: the last of them
-// end by themselves when the one above them is gone.
-func (s *Stack) mustBeGone(t testing.TB) {
+// mustBeGone waits for the processes of a system to end: the last of them end
+// by themselves when the one above them is gone.
+func mustBeGone(t testing.TB, dir string) {
 	t.Helper()
 	deadline := time.Now().Add(5 * time.Second)
 	for {
-		pids, err := s.processes()
+		pids, err := processes(dir)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -194,10 +194,10 @@ func (s *Stack) mustBeGone(t testing.TB) {
 	}
 }
 
-// processes finds every process that was started for this stack by the folder
-// in its environment, arguments, executable or working directory (Linux /proc;
-// see proc(5)).
-func (s *Stack) processes() ([]int, error) {
+// processes finds every process that was started for the system in a folder by
+// that folder in its environment, arguments, executable or working directory
+// (Linux /proc; see proc(5)).
+func processes(dir string) ([]int, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -208,25 +208,25 @@ func (s *Stack) processes() ([]int, error) {
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		if s.owns(filepath.Join("/proc", e.Name())) {
+		if belongs(filepath.Join("/proc", e.Name()), dir) {
 			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
 }
 
-func (s *Stack) owns(proc string) bool {
+func belongs(proc, dir string) bool {
 	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
 	if err != nil || bytes.Contains(stat, []byte(") Z ")) {
 		return false // gone, or a zombie that only waits for its parent
 	}
 	for _, link := range []string{"exe", "cwd"} {
-		if target, err := os.Readlink(filepath.Join(proc, link)); err == nil && strings.HasPrefix(target, s.Dir) {
+		if target, err := os.Readlink(filepath.Join(proc, link)); err == nil && strings.HasPrefix(target, dir) {
 			return true
 		}
 	}
 	for _, file := range []string{"environ", "cmdline"} {
-		if text, err := os.ReadFile(filepath.Join(proc, file)); err == nil && bytes.Contains(text, []byte(s.Dir)) {
+		if text, err := os.ReadFile(filepath.Join(proc, file)); err == nil && bytes.Contains(text, []byte(dir)) {
 			return true
 		}
 	}

@@ -198,6 +198,20 @@ func TestJudge(t *testing.T) {
 				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), gone(11, limit, 0), event(20, history.Ended),
 			},
 		}},
+		{name: "a deletion's version is the least that it can have", h: history.History{
+			Streams: ofAcme,
+			Ops:     []history.Op{put(1, 2, 1), external(10, 11, 2), external(12, 13, 3), op(history.ExternalDelete, 14, 15, 4)},
+			Events: []history.Event{
+				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), value(13, limit, 3), gone(15, limit, 2), event(20, history.Ended),
+			},
+		}},
+		{name: "a watch goes back while the store lies", h: history.History{
+			Streams: ofAcme, Windows: []history.Window{{Start: 11, End: 13, Lies: true}},
+			Ops: []history.Op{put(1, 2, 1), external(8, 9, 2), external(10, 11, 3)},
+			Events: []history.Event{
+				event(5, history.Opened), value(6, limit, 1), event(7, history.Synced), value(11, limit, 3), value(12, limit, 2), value(15, limit, 3), event(20, history.Ended),
+			},
+		}},
 		{name: "a deletion that nobody made", broken: []judge.Rule{judge.C5}, h: history.History{
 			Streams: ofAcme,
 			Ops:     []history.Op{put(1, 2, 1)},

@@ -39,8 +39,9 @@ type stream struct {
 	again map[int32]bool
 }
 
-// told is what a watch has shown of one ID: a version, or, of a deletion that
-// came without one, the oldest and the newest that it can have been.
+// told is what a watch has shown of one ID: a version, or, of a deletion, whose
+// version is the least that it can have, the oldest and the newest that it can
+// have been.
 type told struct {
 	least, most uint64
 	gone        bool
@@ -48,14 +49,14 @@ type told struct {
 
 // told is what an event can mean.
 func (s *stream) told(e history.Event, was uint64) told {
-	if e.Kind != history.Gone || e.Version > 0 {
-		return told{e.Version, e.Version, e.Kind == history.Gone}
+	if e.Kind != history.Gone {
+		return told{e.Version, e.Version, false}
 	}
 	l := s.lines[e.ID]
-	if i, _ := slices.BinarySearch(l.deletions, was+1); i < len(l.deletions) {
+	if i, _ := slices.BinarySearch(l.deletions, max(e.Version, was+1)); i < len(l.deletions) {
 		return told{l.deletions[i], max(l.tombs.before(e.At), l.deletions[i]), true}
 	}
-	return told{}
+	return told{e.Version, e.Version, true}
 }
 
 func (s *stream) event(e history.Event) {
@@ -82,8 +83,15 @@ func (s *stream) event(e history.Event) {
 		}
 		was := s.seen[e.ID].least
 		now := s.told(e, was)
-		if now.most < was || now.most == was && !s.again[e.ID] {
+		// What a store that lies has shown unasked is nothing to hold it to; what
+		// was acknowledged is.
+		back := now.most < was && !(s.during(e.At, e.At, lies, int64(s.h.Settling)) && now.most >= s.lines[e.ID].floors[s.replica].before(s.since))
+		if back || now.most == was && !s.again[e.ID] {
 			s.breach(C5, "watch %d got version %d of %s (%v) at %v behind version %d", s.number, e.Version, s.name(e.ID), e.Kind, at, was)
+			if s.v.Breaches[C5] == 1 {
+				s.recount(e.ID, e.At)
+				s.replay(e.ID, e.At)
+			}
 		} else {
 			s.seen[e.ID] = now
 		}

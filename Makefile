@@ -24,6 +24,7 @@ GOLANGCI    := $(TOOLS)/golangci-lint-$(GOLANGCI_VERSION)
 GOVULNCHECK := $(TOOLS)/govulncheck-$(GOVULNCHECK_VERSION)
 
 MODULES = $(shell go list -m -f '{{.Dir}}')
+comma := ,
 # foreach-module runs $(1) in every module's folder and stops at the first failure.
 define foreach-module
 	@for dir in $(MODULES); do (cd $$dir && echo "-- $${dir#$(CURDIR)/}: $(1)" && $(1)) || exit 1; done
@@ -38,12 +39,21 @@ build: ## build every binary into bin/
 	@mkdir -p bin/plugins
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-config ./services/config
 	go build -ldflags '$(LDFLAGS)' -o bin/tagstore-order ./services/order
+	go build -ldflags '$(LDFLAGS)' -tags lambda.norpc -o bin/tagstore-refresh ./refresh-lambda
+	go build -o bin/tagstore-local-events ./emulators/pump/cmd/tagstore-local-events
 	go build -ldflags '$(LDFLAGS)' -o bin/tagctl ./cli
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-local ./plugins/local
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-dynamodb ./plugins/dynamodb
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-ssm ./plugins/ssm
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-s3 ./plugins/s3
 	go build -ldflags '$(LDFLAGS)' -o bin/plugins/tagstore-plugin-secretsmanager ./plugins/secretsmanager
+
+.PHONY: lambda
+lambda: ## bin/lambda/{arm64,amd64}/bootstrap, to be packaged for Lambda's provided.al2023
+	@for arch in arm64 amd64; do \
+	  echo "-- bin/lambda/$$arch/bootstrap"; \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch go build -trimpath -ldflags '$(LDFLAGS) -s -w' -tags lambda.norpc -o bin/lambda/$$arch/bootstrap ./refresh-lambda || exit 1; \
+	done
 
 .PHONY: run
 run: build ## build everything, then run the whole system on this machine
@@ -83,6 +93,14 @@ conformance: ## hold every store to the driver contract and print the counts (ST
 .PHONY: bench
 bench: build ## the latency suites, and bench/RESULTS.md from what they print
 	@scripts/bench
+
+.PHONY: check-consistency
+check-consistency: ## is any answer older than what was acknowledged? (SECONDS=60 SEED= REPLICAS=1,3)
+	cd bench && go run ./check/consistency -seconds $(or $(SECONDS),60) -seed $(or $(SEED),0) -replicas $(or $(REPLICAS),1$(comma)3)
+
+.PHONY: check-mutants
+check-mutants: ## each seeded bug is caught by its test (a table)
+	cd bench && go run ./check/mutants
 
 .PHONY: fmt
 fmt: $(GOLANGCI) ## format the code

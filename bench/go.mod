@@ -25,6 +25,8 @@ require (
 	google.golang.org/grpc v1.85.0
 )
 
+require github.com/aws/aws-sdk-go-v2/service/dynamodbstreams v1.46.6 // indirect
+
 require (
 	github.com/aclements/go-moremath v0.0.0-20210112150236-f10218a38794 // indirect
 	github.com/antlr4-go/antlr/v4 v4.13.1 // indirect
@@ -60,6 +62,7 @@ require (
 	github.com/mattn/go-isatty v0.0.17 // indirect
 	github.com/oklog/run v1.1.0 // indirect
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3 // indirect
+	github.com/tagstore/tagstore/emulators/pump v0.0.0
 	github.com/tagstore/tagstore/plugins/internal/awsconn v0.0.0 // indirect
 	go.opentelemetry.io/auto/sdk v1.2.1 // indirect
 	go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc v0.72.0 // indirect
@@ -89,3 +92,5 @@ replace github.com/tagstore/tagstore/plugins/secretsmanager => ../plugins/secret
 replace github.com/tagstore/tagstore/plugins/ssm => ../plugins/ssm
 
 replace github.com/tagstore/tagstore/plugins/internal/awsconn => ../plugins/internal/awsconn
+
+replace github.com/tagstore/tagstore/emulators/pump => ../emulators/pump

@@ -80,7 +80,7 @@ func TestReadme(t *testing.T) {
 	}
 
 	// What it says of the package is there.
-	sources := file(t, "emulators.go") + file(t, "name.go") + file(t, "proxy.go")
+	sources := file(t, "emulators.go") + file(t, "name.go") + file(t, "proxy.go") + file(t, "body.go")
 	for _, name := range regexp.MustCompile("`([A-Z][A-Za-z]+)`").FindAllStringSubmatch(readme, -1) {
 		if !regexp.MustCompile(`\b` + name[1] + `\b`).MatchString(sources) {
 			t.Errorf("README.md names %s, which is not there", name[1])

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -52,6 +53,10 @@ var policy = cache.Policy{
 // latency is how long a call of the store takes at most while all is well.
 const latency = 2 * time.Millisecond
 
+// patience is how long package cache waits for a store that is slow while it
+// holds something that may stand in for the answer.
+const patience = 500 * time.Millisecond
+
 // settling is how long the effects of a fault may outlast it: a probe of the
 // store, and the longest read that it can hold up.
 const settling = 3 * time.Second
@@ -81,7 +86,7 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 	backend, network := fault.New(seed, latency), system.NewNetwork(seed)
 	o := workload.Options{
 		Truth: backend.Truth(), Network: network, Seed: seed, Duration: duration,
-		Nemeses: append(workload.OfStore(backend), workload.OfNetwork(network)...), Settling: settling,
+		Nemeses: append(workload.OfStore(backend), workload.OfNetwork(network)...), Settling: settling, Patience: patience,
 	}
 	if subject.Naive() {
 		// With a store that lies anybody is guilty, and proves nothing.
@@ -111,6 +116,56 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 	return run(ctx, subject, o)
 }
 
+// slice is how long a naive cache is driven before it is judged for the first
+// time: it is over once it is found guilty.
+const slice = 2 * time.Second
+
+// All runs every subject with each number of replicas. The service's runs last
+// for duration; a naive cache is driven for as long at most.
+func All(ctx context.Context, replicas []int, seed uint64, duration time.Duration) iter.Seq2[Result, error] {
+	return func(yield func(Result, error) bool) {
+		for _, n := range replicas {
+			if !yield(InProcess(ctx, Cached, n, seed, duration)) {
+				return
+			}
+		}
+		if !yield(InProcess(ctx, Forgetful, 1, seed, min(duration, 5*slice))) {
+			return
+		}
+		programs, remove, err := programsIn(ctx)
+		if err != nil {
+			yield(Result{}, err)
+			return
+		}
+		defer remove()
+		for _, n := range replicas {
+			if !yield(InProcesses(ctx, programs, n, seed, duration)) {
+				return
+			}
+		}
+		for _, subject := range Naive() {
+			for _, n := range replicas {
+				if !yield(Accuse(ctx, subject, n, seed, duration)) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Accuse drives a naive cache, with one seed after the other, until it is found
+// guilty or has been driven for as long as duration.
+func Accuse(ctx context.Context, subject Subject, replicas int, seed uint64, duration time.Duration) (r Result, err error) {
+	for left := duration; left > 0; left -= slice {
+		r, err = InProcess(ctx, subject, replicas, seed, min(left, slice))
+		if err != nil || r.Right() {
+			break
+		}
+		seed++
+	}
+	return r, err
+}
+
 // run does one run and has it judged.
 func run(ctx context.Context, subject Subject, o workload.Options) (Result, error) {
 	began := time.Now()
@@ -130,7 +185,7 @@ func result(subject Subject, seed uint64, took time.Duration, h *history.History
 // Print writes the table of some runs.
 func Print(w io.Writer, results []Result) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "system\treplicas\tseconds\tgets\tputs\trefreshes\tevents\tfaults\tmarked\tstale after ack\tcanary failures\tother breaches\tporcupine\ttook\tseed\tverdict\t")
+	fmt.Fprintln(t, "system\treplicas\tseconds\tgets\tputs\tputs told\trefreshes\tevents\tfaults\tmarked\tstale after ack\tcanary failures\tother breaches\tporcupine\ttook\tseed\tverdict\t")
 	for _, r := range results {
 		other := 0
 		for rule, n := range r.Breaches {
@@ -144,7 +199,7 @@ func Print(w io.Writer, results []Result) error {
 		} else if r.Subject.Naive() {
 			verdict = "found guilty"
 		}
-		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%v\t%d\t%s\t\n", r.Subject, r.Replicas, r.Took.Seconds(), r.Gets, r.Puts,
+		fmt.Fprintf(t, "%s\t%d\t%.1f\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%s\t%v\t%d\t%s\t\n", r.Subject, r.Replicas, r.Took.Seconds(), r.Gets, r.Puts, r.Told,
 			r.Refreshes, r.Events, r.Faults, r.Marked, r.Breaches[judge.C1], r.Breaches[judge.C3], other, r.Porcupine, r.PorcupineTook.Round(time.Millisecond), r.Seed, verdict)
 	}
 	return t.Flush()

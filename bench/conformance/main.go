@@ -206,8 +206,17 @@ func write(out io.Writer, counts []count) error {
 		return err
 	}
 	fmt.Fprintf(out, "\nof %d cases each. Left out, by what a store does not claim or declares as a caveat:\n", len(drivertest.Cases()))
-	for _, c := range counts {
-		fmt.Fprintf(out, "\n%s\n", c)
+	for i, c := range counts {
+		alike := func(other count) bool { return maps.Equal(other.skipped, c.skipped) }
+		if slices.ContainsFunc(counts[:i], alike) {
+			continue // it stands with the first of its kind
+		}
+		fmt.Fprintln(out)
+		for _, other := range counts[i:] {
+			if alike(other) {
+				fmt.Fprintln(out, other)
+			}
+		}
 		for _, why := range slices.Sorted(maps.Keys(c.skipped)) {
 			fmt.Fprintf(out, "  %3d  %s\n", c.skipped[why], why)
 		}

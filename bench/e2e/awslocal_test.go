@@ -30,8 +30,16 @@ type example struct {
 	files  string            // the example's files with those names
 }
 
-// startExample does what `make run-aws-local` does.
+// startExample does what `make run-aws-local` does, the events included.
 func startExample(t *testing.T) *example {
+	t.Helper()
+	return startExampleWith(t, filepath.Join(stack.Build(t), "tagstore-local-events"))
+}
+
+// startExampleWith runs another program in place of that of the events, "" for
+// none, with changes to the example's manifest as strings.NewReplacer takes
+// them.
+func startExampleWith(t *testing.T, also string, changes ...string) *example {
 	t.Helper()
 	name := fmt.Sprintf("tagstore-e2e-%d-%d", os.Getpid(), time.Now().UnixNano())
 	e := &example{
@@ -76,7 +84,7 @@ func startExample(t *testing.T) *example {
 		t.Fatal(err)
 	}
 	manifest := filepath.Join(e.files, "tagstore.yaml")
-	if err := os.WriteFile(manifest, []byte(e.rename.Replace(string(text))), 0o600); err != nil {
+	if err := os.WriteFile(manifest, []byte(e.rename.Replace(strings.NewReplacer(changes...).Replace(string(text)))), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := e.seed(); got != "added 4 items, 7 parameters, 2 objects, 2 secrets" {
@@ -85,14 +93,20 @@ func startExample(t *testing.T) *example {
 	t.Cleanup(func() { e.remove(name) })
 	t.Setenv("TAGSTORE_MANIFEST", manifest)
 	t.Setenv("ORDER_DYNAMODB_TABLE", e.rename.Replace("tagstore-example-orders"))
+	t.Setenv("TAGCTL_CLOUDMAP", e.cloudMap())
+	t.Setenv("TAGCTL_REPLICAS", "3")
+	t.Setenv("TAGCTL_ALSO", also)
 	e.Stack = stack.Start(t)
 	return e
 }
 
+// cloudMap is the Cloud Map service of the replicas.
+func (e *example) cloudMap() string { return e.rename.Replace("tagstore-example/config") }
+
 // seed runs the example's seed.py and returns what it says.
 func (e *example) seed() string {
 	e.t.Helper()
-	return strings.TrimSpace(e.run(filepath.Join(exampleFolder, "seed.py"), filepath.Join(e.files, "tagstore.yaml"), e.rename.Replace("tagstore-example-orders")))
+	return strings.TrimSpace(e.run(filepath.Join(exampleFolder, "seed.py"), filepath.Join(e.files, "tagstore.yaml"), e.rename.Replace("tagstore-example-orders"), e.cloudMap()))
 }
 
 // boto runs Python with boto3, with the example's names replaced, and returns
@@ -124,6 +138,15 @@ for page in ssm.get_paginator("get_parameters_by_path").paginate(Path="/` + name
         ssm.delete_parameter(Name=parameter["Name"])
 for tenant in ("acme-corp", "globex-inc"):
     secrets.delete_secret(SecretId=f"tagstore-example/{tenant}/payments-key", ForceDeleteWithoutRecovery=True)
+cloud_map = boto3.client("servicediscovery")
+for namespace in cloud_map.list_namespaces()["Namespaces"]:
+    if namespace["Name"] == "tagstore-example":
+        for service in cloud_map.list_services()["Services"]:
+            if cloud_map.get_service(Id=service["Id"])["Service"]["NamespaceId"] == namespace["Id"]:
+                for instance in cloud_map.list_instances(ServiceId=service["Id"])["Instances"]:  # of a system that was killed
+                    cloud_map.deregister_instance(ServiceId=service["Id"], InstanceId=instance["Id"])
+                cloud_map.delete_service(Id=service["Id"])
+        cloud_map.delete_namespace(Id=namespace["Id"])
 bucket = boto3.resource("s3").Bucket("tagstore-example-blobs")
 bucket.object_versions.delete()
 bucket.delete()
@@ -140,8 +163,8 @@ func TestAWSLocalReadme(t *testing.T) {
 		t.Fatalf("the README starts the system with %q", got)
 	}
 	typed := blocksOf(string(text), "sh")
-	if len(typed) != 5 {
-		t.Fatalf("the README has %d blocks to type, want 5", len(typed))
+	if len(typed) != 6 {
+		t.Fatalf("the README has %d blocks to type, want 6", len(typed))
 	}
 	e := startExample(t)
 	out := shell(t, e.Stack, e.rename.Replace(strings.Join(typed, "echo '== next'\n")))
@@ -150,6 +173,7 @@ func TestAWSLocalReadme(t *testing.T) {
 	for i, wants := range [][]string{
 		{"Stripe", "PayPal", "https://api.acme-corp.example", "postgres://db.acme-corp.example/orders", "480000", "acme-payments-key"},
 		{"https://api2.acme-corp.example"},
+		{strings.Repeat("https://api2.acme-corp.example\n", 3)},
 		{"https://api2.acme-corp.example", "rolled back to version 1: now at version 3", "\nhttps://api.acme-corp.example\n"},
 		{"now at version 2", "'reviewedBy': 'sales'", "now at version 3", "lower the minimum"},
 		{`"PayPal"`, `"rule":"min-amount"`, "TENANT#globex-inc ORDER#", "TENANT#globex-inc ONCE#"},
@@ -160,8 +184,8 @@ func TestAWSLocalReadme(t *testing.T) {
 			}
 		}
 	}
-	if n := strings.Count(parts[4], "TENANT#globex-inc ORDER#"); n != 1 || strings.Contains(parts[4], "TENANT#acme-corp") {
-		t.Errorf("one request made %d orders:\n%s", n, parts[4])
+	if n := strings.Count(parts[5], "TENANT#globex-inc ORDER#"); n != 1 || strings.Contains(parts[5], "TENANT#acme-corp") {
+		t.Errorf("one request made %d orders:\n%s", n, parts[5])
 	}
 	if strings.Contains(parts[0], "acme-api-key") {
 		t.Error("a SecureString was listed in the clear")

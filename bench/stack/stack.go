@@ -29,12 +29,13 @@ const (
 
 // Info is what `tagctl dev` writes to dev.json once everything is ready.
 type Info struct {
-	ConfigGRPC     string `json:"config_grpc"`
-	OrderHTTP      string `json:"order_http"`
-	ManagementHTTP string `json:"management_http"`
-	Issuer         string `json:"issuer"`
-	JWKSURL        string `json:"jwks_url"`
-	Manifest       string `json:"manifest"`
+	ConfigGRPC     string   `json:"config_grpc"`
+	ConfigGRPCAll  []string `json:"config_grpc_all"`
+	OrderHTTP      string   `json:"order_http"`
+	ManagementHTTP string   `json:"management_http"`
+	Issuer         string   `json:"issuer"`
+	JWKSURL        string   `json:"jwks_url"`
+	Manifest       string   `json:"manifest"`
 	// Tokens holds, by tenant, the tokens by role; Refresher stands beside.
 	Tokens    map[string]map[string]string `json:"-"`
 	Refresher string                       `json:"-"`

@@ -7,8 +7,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
@@ -44,6 +42,10 @@ type Want struct {
 type Answer struct {
 	Entry  config.Entry
 	Absent bool // Entry is nothing but the ID then
+	// Outdated says that a store which can not be asked may have something
+	// newer by now. An absence must not be told as an error then: errors have no
+	// mark.
+	Outdated bool
 	// Freshness is how new Entry is, or that it is absent.
 	Freshness config.Freshness
 }
@@ -67,8 +69,7 @@ type Backend struct {
 	space  uint64 // tells its IDs from the same ones of other backends
 	// eventual backends are asked through driver.Refresher where it matters.
 	eventual bool
-	forgets  bool          // Caveats.PermanentDelete
-	budget   *rate.Limiter // of the reconciler's calls
+	forgets  bool // Caveats.PermanentDelete
 	views    views
 	counts   counts
 	ctx      context.Context // ends with Close of this or of the Cache
@@ -94,7 +95,6 @@ func (c *Cache) Wrap(b driver.Backend, p Policy) *Backend {
 	wrapped := &Backend{
 		Backend: b, cache: c, source: s, policy: p, space: uint64(len(c.backends) + 1),
 		eventual: caveats.EventualReads, forgets: caveats.PermanentDelete,
-		budget: rate.NewLimiter(rate.Limit(float64(c.perMin)/60), max(c.perMin/6, 1)),
 	}
 	wrapped.ctx, wrapped.close = context.WithCancel(c.ctx)
 	wrapped.views.init(wrapped)
@@ -114,7 +114,7 @@ func (c *Cache) source(b driver.Backend) *source {
 			}
 		}
 	}
-	s := newSource(b)
+	s := newSource(b, c.perMin)
 	c.sources = append(c.sources, s)
 	return s
 }
@@ -146,7 +146,7 @@ func (b *Backend) Get(ctx context.Context, id config.ID, version uint64) (config
 	case err != nil:
 		return config.Entry{}, err
 	case a.Absent:
-		return config.Entry{}, errAbsent
+		return config.Entry{}, a.absence()
 	}
 	return a.Entry.Clone(), nil
 }
@@ -169,6 +169,14 @@ func errClosed() error {
 	return config.Errorf(config.FailedPrecondition, "the backend is closed")
 }
 
+// absence is the error that tells an absence.
+func (a Answer) absence() error {
+	if a.Outdated {
+		return errDown()
+	}
+	return errAbsent
+}
+
 var errAbsent error = config.Errorf(config.NotFound, "there is no such value")
 
 // BatchGet is Get for each of several.
@@ -182,7 +190,7 @@ func (b *Backend) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 		case r.Err != nil:
 			out[i].Err = r.Err
 		case r.Absent:
-			out[i].Err = errAbsent
+			out[i].Err = r.absence()
 		default:
 			out[i].Entry = r.Entry.Clone()
 		}

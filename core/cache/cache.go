@@ -190,7 +190,7 @@ func (c *Cache) spot(space uint64, id config.ID) spot {
 }
 
 // scale spreads what was read at once over a tenth to either side.
-func scale() int32 { return 900 + rand.Int32N(201) }
+func scale() int32 { return 900 + rand.Int32N(201) } //nolint:gosec // jitter, not a secret
 
 // Cost is the memory in bytes that is charged for what is held, roughly.
 func (c *Cache) Cost() int64 { return c.gate.cost() }

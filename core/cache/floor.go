@@ -51,7 +51,7 @@ func (f *floors) raise(e config.Entry, absent, forgets bool, now time.Duration) 
 		delete(f.byID, e.ID)
 		return
 	}
-	if known && was.over(e) && !(absent && e.Version == was.version) {
+	if again := absent && e.Version == was.version; known && was.over(e) && !again {
 		return
 	}
 	until := now + floorKeep

@@ -80,15 +80,15 @@ func (o *origin) answers(f func(config.Entry, error) (config.Entry, error)) {
 	o.answer = f
 }
 
-func (o *origin) state() (error, func(config.Entry, error) (config.Entry, error)) {
+func (o *origin) state() (answer func(config.Entry, error) (config.Entry, error), down error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.down, o.answer
+	return o.answer, o.down
 }
 
 func (o *origin) Get(ctx context.Context, id config.ID, version uint64) (config.Entry, error) {
 	o.gets.Add(1)
-	down, answer := o.state()
+	answer, down := o.state()
 	if down != nil {
 		return config.Entry{}, down
 	}
@@ -101,7 +101,7 @@ func (o *origin) Get(ctx context.Context, id config.ID, version uint64) (config.
 
 func (o *origin) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
 	o.batches.Add(1)
-	if down, _ := o.state(); down != nil {
+	if _, down := o.state(); down != nil {
 		return nil, down
 	}
 	return o.Backend.BatchGet(ctx, ids)
@@ -110,7 +110,7 @@ func (o *origin) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Result
 // Refresh is the truth, which no answer replaces.
 func (o *origin) Refresh(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
 	o.refreshes.Add(1)
-	if down, _ := o.state(); down != nil {
+	if _, down := o.state(); down != nil {
 		return nil, down
 	}
 	return o.Backend.BatchGet(ctx, ids)
@@ -118,14 +118,14 @@ func (o *origin) Refresh(ctx context.Context, ids []config.ID) ([]driver.Result,
 
 func (o *origin) List(ctx context.Context, r driver.ListRequest) (driver.Page, error) {
 	o.lists.Add(1)
-	if down, _ := o.state(); down != nil {
+	if _, down := o.state(); down != nil {
 		return driver.Page{}, down
 	}
 	return o.Backend.List(ctx, r)
 }
 
 func (o *origin) Ping(context.Context) error {
-	down, _ := o.state()
+	_, down := o.state()
 	return down
 }
 
@@ -170,3 +170,8 @@ func wantRead(tb testing.TB, b *cache.Backend, id config.ID, value string, sourc
 }
 
 var errAway = config.Errorf(config.Unavailable, "the store is away")
+
+// pass lets time go by in a test with a clock of its own.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // on the test's own clock
+}

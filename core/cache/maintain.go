@@ -30,7 +30,7 @@ func (b *Backend) bound() time.Duration {
 // somebody depends on being told.
 func (b *Backend) maintain() {
 	ctx := b.ctx
-	tick := time.NewTicker(maintainEvery)
+	tick := time.NewTicker(min(maintainEvery, b.bound()/4))
 	defer tick.Stop()
 	var compared time.Duration
 	pass := b.bound() / 2 * time.Duration(scale()) / 1000
@@ -56,16 +56,25 @@ func (b *Backend) maintain() {
 			b.probeIfDown()
 		}
 		now := b.cache.since()
-		for _, v := range views {
-			if v.due(now, pass) {
-				_, _ = v.walk(ctx) // it stays dirty, and is tried again
-			}
-		}
+		b.walkDue(ctx, views, now, pass)
 		if b.policy.Reconcile && b.keeps() && now-compared >= pass/2 {
 			compared = now
 			b.compareHeld(ctx)
 		}
 	}
+}
+
+// walkDue compares the views that are due with the store, as far as the budget
+// of calls goes.
+func (b *Backend) walkDue(ctx context.Context, views []*view, now, pass time.Duration) {
+	const atOnce = 8
+	var due []int
+	for i, v := range views {
+		if pages, is := v.due(now, pass); is && b.source.budget.AllowN(time.Now(), pages) {
+			due = append(due, i)
+		}
+	}
+	each(due, atOnce, func(i int) { _, _ = views[i].walk(ctx) }) // else it stays dirty, and is tried again
 }
 
 // suspect has every view compared with the store.
@@ -77,11 +86,12 @@ func (b *Backend) suspect() {
 	}
 }
 
-// due reports whether a view that is watched has to be compared with its store.
-func (v *view) due(now, pass time.Duration) bool {
+// due reports whether a view that is watched has to be compared with its store,
+// and how many calls that takes.
+func (v *view) due(now, pass time.Duration) (pages int, is bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.listed > 0 && (v.dirty || now-v.listed >= pass)
+	return len(v.known)/driver.MaxPageSize + 1, v.listed > 0 && (v.dirty || now-v.listed >= pass)
 }
 
 // reported notes the outcome of a call of the store.
@@ -145,8 +155,10 @@ func (b *Backend) compareChunk(ctx context.Context, chunk []*Record) bool {
 		r, err := b.judged(ids[i], g, born, began, true)
 		switch {
 		case err != nil || r == nil:
-		case r.same(chunk[i]):
+		case r.same(chunk[i]) && chunk[i].exact:
 			chunk[i].read.Store(int64(began)) // it is as good as read anew
+		case r.same(chunk[i]):
+			b.keep(b.spot(ids[i]), r)
 		case !r.absent && b.cache.floors.forbids(r.entry, began):
 		default:
 			b.counts.reconciled.Add(1)
@@ -165,7 +177,7 @@ func (b *Backend) askMany(ctx context.Context, ids []config.ID) ([]driver.Result
 	if !refreshes && !batches {
 		calls = len(ids)
 	}
-	if !b.budget.AllowN(time.Now(), calls) || b.source.down.Load() {
+	if !b.source.budget.AllowN(time.Now(), calls) || b.source.down.Load() {
 		return nil, false
 	}
 	var got []driver.Result

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/tagstore/tagstore/core/config"
@@ -77,11 +76,6 @@ func (b *Backend) limit(r *Record, w Want) time.Duration {
 
 func (n *counts) hit(age time.Duration) {
 	n.hits.Add(1)
-	n.served(age)
-}
-
-// served notes the age of an answer that is not marked.
-func (n *counts) served(age time.Duration) {
 	for old := n.oldest.Load(); int64(age) > old; old = n.oldest.Load() {
 		if n.oldest.CompareAndSwap(old, int64(age)) {
 			return
@@ -122,28 +116,22 @@ func (b *Backend) miss(ctx context.Context, id config.ID, s spot, held *Record, 
 	b.counts.misses.Add(1)
 	began := b.cache.since()
 	if b.source.down.Load() {
-		if a, ok := b.standIn(held, s, w); ok {
-			return a, nil
-		}
-		return Answer{}, errDown()
+		return b.instead(held, s, w, errDown())
 	}
 	waiting := ctx
-	if _, ok := b.standIn(held, s, w); ok {
+	if b.standIn(held, s, w) != config.StateUnknown {
 		var cancel context.CancelFunc
 		waiting, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
 	r, err := b.fetch(waiting, id, s, b.demand(s, w))
-	if err == nil {
-		b.counts.served(0)
+	switch {
+	case err == nil:
 		return b.fetched(r, began), nil
+	case ctx.Err() != nil:
+		return Answer{}, err
 	}
-	if ctx.Err() == nil && (retryable(err) || errors.Is(err, context.DeadlineExceeded)) {
-		if a, ok := b.standIn(held, s, w); ok {
-			return a, nil
-		}
-	}
-	return Answer{}, err
+	return b.instead(held, s, w, err)
 }
 
 // fetched is the answer of a call that began at or after began, or was shared.
@@ -159,24 +147,41 @@ func (b *Backend) fetched(r *Record, began time.Duration) Answer {
 	return r.answer(from, age, config.StateFresh)
 }
 
-// standIn is an old answer for a store that can not be asked. What was known to
-// be outdated is stale, however young.
-func (b *Backend) standIn(held *Record, s spot, w Want) (Answer, bool) {
+// standIn is the state in which what is held may answer for a store that can
+// not be asked, StateUnknown if it may not. What is known to be outdated is
+// stale, however young.
+func (b *Backend) standIn(held *Record, s spot, w Want) config.State {
 	if held == nil || b.policy.StaleIfError <= 0 {
-		return Answer{}, false
+		return config.StateUnknown
 	}
 	age := held.age(b.cache.since())
 	valid := b.usable(held, b.cache.clock.need(s))
 	switch {
 	case valid && age < b.policy.MaxStaleness && (!w.Bounded || age <= w.MaxStaleness):
-		b.counts.degraded.Add(1)
-		b.counts.served(age)
-		return held.answer(config.SourceCache, age, config.StateDegraded), true
+		return config.StateDegraded
 	case w.Bounded || age >= b.policy.StaleIfError:
-		return Answer{}, false
+		return config.StateUnknown
 	}
-	b.counts.stale.Add(1)
-	return held.answer(config.SourceCache, age, config.StateStale), true
+	return config.StateStale
+}
+
+// instead answers with what is held, if err allows it and it may stand in.
+func (b *Backend) instead(held *Record, s spot, w Want, err error) (Answer, error) {
+	if !retryable(err) {
+		return Answer{}, err
+	}
+	state := b.standIn(held, s, w)
+	switch state {
+	case config.StateDegraded:
+		b.counts.degraded.Add(1)
+	case config.StateStale:
+		b.counts.stale.Add(1)
+	default:
+		return Answer{}, err
+	}
+	a := held.answer(config.SourceCache, held.age(b.cache.since()), state)
+	a.Outdated = state == config.StateStale
+	return a, nil
 }
 
 // ReadMany is Read for each of several, in order. What is not in memory costs
@@ -226,17 +231,14 @@ func (b *Backend) readChunk(ctx context.Context, ids []config.ID, at []int, w Wa
 		for _, i := range at {
 			s := b.spot(ids[i])
 			held, _ := b.lookup(s, ids[i])
-			if a, ok := b.standIn(held, s, w); ok && retryable(err) {
-				out[i].Answer = a
-			} else {
-				out[i].Err = err
-			}
+			out[i].Answer, out[i].Err = b.instead(held, s, w, err)
 		}
 	}
 	if b.source.down.Load() {
 		fail(errDown())
 		return
 	}
+	caller := ctx
 	ctx, cancel := context.WithTimeout(ctx, b.cache.budget)
 	defer cancel()
 	if err := b.source.enter(ctx); err != nil {
@@ -258,7 +260,9 @@ func (b *Backend) readChunk(ctx context.Context, ids []config.ID, at []int, w Wa
 	case err != nil && config.CodeOf(err) == config.NotFound:
 		err = breach("batch not found")
 	}
-	b.reported(asked[0], err)
+	if caller.Err() == nil { // else it may be the caller's deadline that was too short
+		b.reported(asked[0], err)
+	}
 	if err != nil {
 		b.counts.failures.Add(1)
 		fail(err)
@@ -278,10 +282,8 @@ func (b *Backend) settled(ctx context.Context, id config.ID, g driver.Result, bo
 	switch {
 	case err != nil:
 		held, _ := b.lookup(s, id)
-		if a, ok := b.standIn(held, s, w); ok && retryable(err) {
-			return Result{Answer: a}
-		}
-		return Result{Err: err}
+		a, err := b.instead(held, s, w, err)
+		return Result{Answer: a, Err: err}
 	case rec == nil:
 		return Result{Answer: Answer{Entry: g.Entry, Freshness: config.Freshness{Source: config.SourceStore, State: config.StateFresh}}}
 	case !rec.absent && b.cache.floors.forbids(rec.entry, b.cache.since()):
@@ -289,7 +291,6 @@ func (b *Backend) settled(ctx context.Context, id config.ID, g driver.Result, bo
 		return Result{Answer: a, Err: err}
 	}
 	b.keep(s, rec)
-	b.counts.served(0)
 	return Result{Answer: b.fetched(rec, began)}
 }
 

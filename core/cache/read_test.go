@@ -215,7 +215,7 @@ func TestAges(t *testing.T) {
 					o.fail(errAway)
 				}
 				for _, s := range c.steps {
-					time.Sleep(time.Until(began.Add(s.after)))
+					pass(time.Until(began.Add(s.after)))
 					if s.value != "" {
 						wantRead(t, b, x, s.value, s.source, s.state)
 					} else if a, err := b.Read(t.Context(), x, cache.Want{}); !errors.Is(err, config.Unavailable) {
@@ -249,13 +249,13 @@ func TestStoreIsAway(t *testing.T) {
 			t.Errorf("got %v after %d calls, want none: it is known to be away", err, o.gets.Load()-calls)
 		}
 		wantRead(t, b, x, "1", config.SourceCache, config.StateFresh)
-		time.Sleep(10 * time.Second) // an absence is old by now, and still the last that is known
+		pass(10 * time.Second) // an absence is old by now, and still the last that is known
 		wantRead(t, b, y, "-", config.SourceCache, config.StateDegraded)
 		if _, err := b.Read(t.Context(), x, cache.Want{Bounded: true}); !errors.Is(err, config.Unavailable) {
 			t.Errorf("the truth of a store that is away: %v", err)
 		}
 		o.fail(nil)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		wantRead(t, b, y, "-", config.SourceStore, config.StateFresh)
 	})
 }
@@ -268,7 +268,7 @@ func TestAbsence(t *testing.T) {
 		wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)
 		o.change(t, x, "1") // which nobody announces
 		wantRead(t, b, x, "-", config.SourceCache, config.StateFresh)
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		wantRead(t, b, x, "1", config.SourceStore, config.StateFresh)
 		y := id("acme-corp", "p_y")
 		wantRead(t, b, y, "-", config.SourceStore, config.StateFresh)
@@ -285,7 +285,7 @@ func TestBounded(t *testing.T) {
 		o.change(t, x, "1")
 		read(t, b, x, cache.Want{})
 		o.change(t, x, "2")
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if got, f := read(t, b, x, cache.Want{Bounded: true, MaxStaleness: 20 * time.Second}); got != "1" || f.Age != 10*time.Second {
 			t.Errorf("within the bound: %q of age %v", got, f.Age)
 		}
@@ -398,6 +398,66 @@ func TestFloor(t *testing.T) {
 	if a, err := b.Read(t.Context(), x, cache.Want{}); !errors.Is(err, config.Unavailable) {
 		t.Errorf("a store that only has the older version: %+v, %v", a, err)
 	}
+}
+
+// A store that lags behind does not bring back what was deleted, nor what was
+// known to be outdated when it was found to be gone.
+func TestFloorOfADeletion(t *testing.T) {
+	for name, gone := range map[string]func(*testing.T, *origin, *cache.Backend){
+		"by a write": func(t *testing.T, _ *origin, b *cache.Backend) {
+			if _, err := b.Delete(t.Context(), driver.DeleteRequest{ID: x}); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"found by a refresh": func(t *testing.T, o *origin, b *cache.Backend) {
+			if _, err := o.Delete(t.Context(), driver.DeleteRequest{ID: x}); err != nil {
+				t.Fatal(err)
+			}
+			if a, err := b.Renew(t.Context(), x); err != nil || !a.Absent {
+				t.Fatalf("renewed: %+v, %v", a, err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				o := newOrigin()
+				b := newCache(t, cache.Options{}).Wrap(o, kept)
+				put(t, b, x, "1")
+				old := must(o.Backend.Get(t.Context(), x, 0))
+				gone(t, o, b)
+				o.answers(func(config.Entry, error) (config.Entry, error) { return old, nil })
+				pass(3 * time.Second)
+				wantRead(t, b, x, "-", config.SourceCache, config.StateDegraded)
+				o.answers(nil)
+				wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)
+				put(t, b, x, "2")
+				wantRead(t, b, x, "2", config.SourceCache, config.StateFresh)
+			})
+		})
+	}
+}
+
+// An absence that may be outdated is marked, and never told as an error, which
+// can not be.
+func TestOutdatedAbsence(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		b := newCache(t, cache.Options{}).Wrap(unsure{o}, kept)
+		wantRead(t, b, x, "-", config.SourceStore, config.StateFresh)
+		if _, err := b.Put(t.Context(), putting(x, "1")); !errors.Is(err, config.OutcomeUnknown) {
+			t.Fatal(err)
+		}
+		o.fail(errAway)
+		if a, err := b.Read(t.Context(), x, cache.Want{}); err != nil || !a.Absent || !a.Outdated || a.Freshness.State != config.StateStale {
+			t.Errorf("Read says %+v, %v; want an absence that is outdated", a, err)
+		}
+		if e, err := b.Get(t.Context(), x, 0); !errors.Is(err, config.Unavailable) {
+			t.Errorf("Get says %+v, %v; want it unavailable", e, err)
+		}
+		if got, err := b.BatchGet(t.Context(), []config.ID{x}); err != nil || !errors.Is(got[0].Err, config.Unavailable) {
+			t.Errorf("BatchGet says %+v, %v; want it unavailable", got, err)
+		}
+	})
 }
 
 // What a store answers from an old copy is marked, and not asked for where it

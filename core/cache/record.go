@@ -10,7 +10,7 @@ import (
 // recordOverhead is what a record takes beside the bytes of its texts: itself,
 // the headers of its allocations, and its place in Ristretto's map, in its
 // policy's and in the tenant's queue. Measured by TestCostIsHonest.
-const recordOverhead = 480
+const recordOverhead = 360
 
 // Record is one answer as a Table holds it: a value, or that there is none. It
 // does not change, but for the time at which its store was last seen to agree.

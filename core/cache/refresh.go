@@ -61,7 +61,9 @@ func (b *Backend) RenewAll(ctx context.Context, below Below) (values int, err er
 		page, err := b.Backend.List(ctx, driver.ListRequest{
 			Tenant: below.Tenant, Service: below.Service, KeyPrefix: below.Prefix, PageSize: driver.MaxPageSize, PageToken: token,
 		})
-		b.reported(config.ID{}, err)
+		if ctx.Err() == nil {
+			b.reported(config.ID{}, err)
+		}
 		if err != nil {
 			return 0, err
 		}

@@ -167,7 +167,7 @@ func TestReconciler(t *testing.T) {
 			if f.State != config.StateFresh || time.Since(began) > time.Minute {
 				t.Fatalf("after %v: %q, %+v", time.Since(began), got, f)
 			}
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if asked := o.gets.Load() - calls; asked != 0 {
 			t.Errorf("%d reads went to the store; the reconciler was to be first", asked)
@@ -193,7 +193,7 @@ func TestReconcilerBudget(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			time.Sleep(time.Second)
+			pass(time.Second)
 		}
 		if n := o.batches.Load(); n > 5*6+1 {
 			t.Errorf("%d calls in five minutes, the budget is 6 a minute", n)

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
@@ -32,14 +34,18 @@ type source struct {
 	waiting atomic.Int32
 	probing atomic.Bool
 	slots   chan struct{}
+	budget  *rate.Limiter // of the reconciler's calls
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced when down changes
 	lastID  config.ID     // that was asked for in vain
 }
 
-func newSource(b driver.Backend) *source {
-	return &source{backend: b, slots: make(chan struct{}, maxFills), changed: make(chan struct{})}
+func newSource(b driver.Backend, callsPerMinute int) *source {
+	return &source{
+		backend: b, slots: make(chan struct{}, maxFills), changed: make(chan struct{}),
+		budget: rate.NewLimiter(rate.Limit(float64(callsPerMinute)/60), max(callsPerMinute/6, 1)),
+	}
 }
 
 // outage reports whether an error says that the store is out of reach.

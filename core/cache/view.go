@@ -391,9 +391,6 @@ func (b *Backend) listAll(ctx context.Context, sc scope, prefix string) ([]confi
 	var entries []config.Entry
 	token := ""
 	for {
-		if err := b.budget.Wait(ctx); err != nil {
-			return nil, config.Errorf(config.Unavailable, "the store's budget of calls is used up")
-		}
 		page, err := b.List(ctx, driver.ListRequest{
 			Tenant: sc.tenant, Service: sc.service, KeyPrefix: prefix, PageSize: driver.MaxPageSize, PageToken: token,
 		})

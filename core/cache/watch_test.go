@@ -49,12 +49,12 @@ func watch(tb testing.TB, b driver.Watcher, after string) *watcher {
 			}
 		})
 	}()
-	tb.Cleanup(func() { w.end(tb) })
+	tb.Cleanup(func() { _ = w.end() })
 	return w
 }
 
 // end ends the watch and returns what it ended with.
-func (w *watcher) end(testing.TB) error {
+func (w *watcher) end() error {
 	w.cancel()
 	err := <-w.done
 	w.done <- err
@@ -126,7 +126,7 @@ func TestWatchOfAnUnwatchableStore(t *testing.T) {
 		w.want(t, "delete p_x  7")
 		put(t, b, x, "8")
 		w.want(t, "put p_x 8 8")
-		if err := w.end(t); !errors.Is(err, context.Canceled) {
+		if err := w.end(); !errors.Is(err, context.Canceled) {
 			t.Error(err)
 		}
 	})
@@ -146,7 +146,7 @@ func TestWatchMissesNothingAtItsBeginning(t *testing.T) {
 		put(t, b, x, "2")
 		close(release)
 		w.want(t, "put p_x 1 1", "sync", "put p_x 2 2")
-		_ = w.end(t)
+		_ = w.end()
 	})
 }
 
@@ -173,12 +173,12 @@ func TestWatchResumes(t *testing.T) {
 		put(t, b, x, "1")
 		w := watch(t, b, "")
 		last := w.want(t, "put p_x 1 1", "sync")
-		_ = w.end(t)
+		_ = w.end()
 		put(t, b, x, "2")
 		put(t, b, x, "3")
 		w = watch(t, b, last.Position)
 		last = w.want(t, "put p_x 2 2", "put p_x 3 3", "sync")
-		_ = w.end(t)
+		_ = w.end()
 
 		resume := func(b driver.Watcher, position string, change func(*driver.WatchRequest)) error {
 			r := driver.WatchRequest{Tenant: x.Tenant, KeyPrefix: "p_", After: position}
@@ -206,7 +206,7 @@ func TestWatchResumes(t *testing.T) {
 			t.Errorf("too old: %v", err)
 		}
 		last.Position = ""
-		time.Sleep(10 * time.Minute) // nobody watches
+		pass(10 * time.Minute) // nobody watches
 	})
 }
 
@@ -260,10 +260,10 @@ func TestWatchOfAStoreThatGoesAway(t *testing.T) {
 		}
 		o.change(t, x, "2")
 		o.fail(nil)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		w = watch(t, b, last.Position)
 		w.want(t, "put p_x 2 2", "sync")
-		_ = w.end(t)
+		_ = w.end()
 	})
 }
 
@@ -280,6 +280,6 @@ func TestWatchOfSecrets(t *testing.T) {
 		if o.gets.Load() == gets {
 			t.Error("the secret was kept")
 		}
-		_ = w.end(t)
+		_ = w.end()
 	})
 }

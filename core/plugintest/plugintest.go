@@ -18,6 +18,10 @@ type Option func(*target)
 // options, it holds what it held.
 func Durable() Option { return func(t *target) { t.durable = true } }
 
+// Shared says that two programs with the same options are on the same store: the
+// harness has one as its Peer.
+func Shared() Option { return func(t *target) { t.shared = true } }
+
 // Changes is Harness.Changes of package drivertest.
 func Changes(n int) Option { return func(t *target) { t.changes = n } }
 
@@ -29,6 +33,7 @@ type target struct {
 	mainPkg string
 	options func(testing.TB) any
 	durable bool
+	shared  bool
 	changes int
 	env     []string
 }
@@ -78,6 +83,16 @@ func (c target) open(t testing.TB) *drivertest.Harness {
 		t.Fatal(err)
 	}
 	h := &drivertest.Harness{Backend: backend, Changes: c.changes}
+	if c.shared {
+		if h.Peer, err = start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := h.Peer.Close(); err != nil {
+				t.Errorf("Close of the peer: %v", err)
+			}
+		})
+	}
 	if c.durable {
 		h.Reopen = start
 	}

@@ -104,7 +104,7 @@ func (w *lookup) id() config.ID { return w.places[0].id(w.key) }
 // has to be asked.
 func (w *lookup) settle(r reading, err error) (again bool) {
 	if w.looked {
-		r.freshness = worse(r.freshness, w.read.freshness)
+		r = r.beside(w.read)
 	}
 	w.read, w.looked = r, true
 	switch {
@@ -115,7 +115,7 @@ func (w *lookup) settle(r reading, err error) (again bool) {
 		w.places = w.places[1:]
 		return true
 	default:
-		w.err = w.notFound()
+		w.err = w.gone(r)
 	}
 	return false
 }
@@ -148,9 +148,7 @@ func readGroup(ctx context.Context, group []*lookup, budget *atomic.Int64) {
 				}
 				continue
 			}
-			for _, w := range readChunk(ctx, chunk) {
-				next = append(next, w)
-			}
+			next = append(next, readChunk(ctx, chunk)...)
 			for _, w := range chunk {
 				if w.err == nil && w.read.found {
 					budget.Add(-int64(w.size() + frame(w.key)))

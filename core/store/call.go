@@ -197,7 +197,24 @@ func filled(e config.Entry) config.Entry {
 type reading struct {
 	entry     config.Entry
 	found     bool
+	outdated  bool // as cache.Answer.Outdated has it
 	freshness config.Freshness
+}
+
+// beside is r, no better than what a more specific layer says.
+func (r reading) beside(other reading) reading {
+	r.freshness = worse(r.freshness, other.freshness)
+	r.outdated = r.outdated || other.outdated
+	return r
+}
+
+// gone is the error that tells that no layer has a value. That one may have it
+// by now can not be marked on it: it is another error then.
+func (c call) gone(r reading) error {
+	if r.outdated {
+		return c.refused(config.Errorf(config.Unavailable, "backend %s is out of reach", c.route.BackendName).WithHint("retry"))
+	}
+	return c.notFound()
 }
 
 // read gets the latest value of one ID.
@@ -226,7 +243,7 @@ func (c call) cached(ctx context.Context, id config.ID, a cache.Answer, err erro
 	}
 	switch {
 	case a.Absent:
-		return reading{freshness: a.Freshness}, nil
+		return reading{freshness: a.Freshness, outdated: a.Outdated}, nil
 	case a.Entry.Deleted:
 		return reading{}, c.violation(ctx, "deleted value")
 	}
@@ -283,18 +300,18 @@ func (c call) believe(ctx context.Context, id config.ID, version uint64, r drive
 // is; -1 if none has. It is as fresh as the least fresh of those that were
 // looked at: an old absence hides a new value.
 func (c call) effective(ctx context.Context, k config.Key, places []place) (r reading, at int, err error) {
-	worst := config.Freshness{}
+	var before reading
 	for i, p := range places {
 		if r, err = c.read(ctx, p.id(k)); err != nil {
 			return reading{}, i, err
 		}
 		if i > 0 {
-			r.freshness = worse(r.freshness, worst)
+			r = r.beside(before)
 		}
 		if r.found {
 			return r, i, nil
 		}
-		worst = r.freshness
+		before = r
 	}
 	return r, -1, nil
 }

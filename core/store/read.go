@@ -59,7 +59,7 @@ func (s *Store) get(ctx context.Context, sc Scope, k config.Key, w Want) (Answer
 	case err != nil:
 		return Answer{}, err
 	case at < 0:
-		return Answer{}, c.notFound()
+		return Answer{}, c.gone(r)
 	}
 	return Answer{Entry: r.entry, Freshness: r.freshness}, nil
 }

@@ -212,7 +212,7 @@ func (s *Store) refreshTenant(ctx context.Context, op string, table *router.Tabl
 	var mu sync.Mutex
 	var whole Receipt
 	for _, r := range table.Routes() {
-		if _, holds := r.Backend.(*cache.Backend); !t.in(r) && !(holds && t.Service.IsZero()) {
+		if _, holds := r.Backend.(*cache.Backend); !t.in(r) && (!holds || !t.Service.IsZero()) {
 			continue
 		}
 		lists.Go(func() error {

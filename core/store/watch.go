@@ -410,6 +410,8 @@ func (w *watch) handle(ctx context.Context, layer int, e driver.Event) error {
 	switch {
 	case err != nil:
 		return err
+	case now.outdated:
+		return w.gone(now) // what is told has no mark either
 	case at < 0 && e.Kind == driver.EventPut:
 		return nil // deleted since: that event is on its way
 	case at < 0:

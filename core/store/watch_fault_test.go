@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -188,6 +189,28 @@ func TestWatchOverAnOutage(t *testing.T) {
 	}
 }
 
+// A change whose value can not be read yet is emitted once it can.
+func TestWatchOfAChangeThatCanNotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var down atomic.Bool
+		b := &spy{Backend: memdriver.New(), onGet: func(context.Context, config.ID, uint64) error {
+			if down.Load() {
+				return errDown
+			}
+			return nil
+		}}
+		f := newStore(t, store.Options{}, router.Route{Prefix: "p_", BackendName: "mem", Backend: b, Layers: threeLayers})
+		w := watch(t.Context(), t, f.Store, store.WatchRequest{Scope: acmeOrders, KeyPrefix: "p_"})
+		w.expect("sync")
+		down.Store(true)
+		f.put(t, acme, "p_a", `1`)
+		w.expect("source down")
+		down.Store(false)
+		w.expect("put p_a=1", "source up")
+		w.close()
+	})
+}
+
 // Every event of an outage has a token to go on from, for an outage that lasts
 // longer than the stream.
 func TestWatchResumesInAnOutage(t *testing.T) {
@@ -292,9 +315,13 @@ func TestWatchEndsInAnOutage(t *testing.T) {
 		// What the receiver says is not the store's, whatever its code.
 		b.heal()
 		gone := config.Errorf(config.Unavailable, "the receiver is going away")
-		err := f.Watch(t.Context(), store.WatchRequest{Scope: acme, KeyPrefix: "p_"}, func(store.Event) error { return gone })
-		if !errors.Is(err, gone) {
-			t.Errorf("Watch: %v, want what emit returned", err)
+		calls := 0
+		err := f.Watch(t.Context(), store.WatchRequest{Scope: acme, KeyPrefix: "p_"}, func(store.Event) error {
+			calls++
+			return gone
+		})
+		if !errors.Is(err, gone) || calls != 1 {
+			t.Errorf("Watch: %v after %d calls of emit, want what the first one returned", err, calls)
 		}
 	})
 }

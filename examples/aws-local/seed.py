@@ -1,7 +1,7 @@
 """Puts first values into the stores of a manifest, as their users do without
 tagstore: with boto3. What is there already is left as it is.
 
-usage: seed.py MANIFEST ORDER-TABLE
+usage: seed.py MANIFEST ORDER-TABLE NAMESPACE/SERVICE
 """
 
 import sys
@@ -103,14 +103,18 @@ def unless(codes, call, **arguments):
 
 
 def create_table(dynamodb, name):
-    unless(
+    stream = {"StreamEnabled": True, "StreamViewType": "NEW_IMAGE"}
+    made = unless(
         ["ResourceInUseException"],
         dynamodb.create_table,
         TableName=name,
         BillingMode="PAY_PER_REQUEST",
         AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in ("pk", "sk")],
         KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
+        StreamSpecification=stream,
     )
+    if not made and not dynamodb.describe_table(TableName=name)["Table"].get("StreamSpecification"):
+        dynamodb.update_table(TableName=name, StreamSpecification=stream)
     dynamodb.get_waiter("table_exists").wait(TableName=name, WaiterConfig={"Delay": 1, "MaxAttempts": 60})
 
 
@@ -157,8 +161,28 @@ def seed_secrets(secrets, root):
     )
 
 
+def create_registry(cloud_map, namespace, service):
+    """Makes the Cloud Map service in which the replicas register themselves."""
+
+    def find():
+        for page in cloud_map.get_paginator("list_namespaces").paginate():
+            for found in page["Namespaces"]:
+                if found["Name"] == namespace:
+                    return found["Id"]
+
+    if not find():
+        cloud_map.create_http_namespace(Name=namespace)
+    id = find()
+    for page in cloud_map.get_paginator("list_services").paginate():
+        for found in page["Services"]:
+            # The emulator lists the services of every namespace.
+            if found["Name"] == service and cloud_map.get_service(Id=found["Id"])["Service"]["NamespaceId"] == id:
+                return
+    cloud_map.create_service(Name=service, NamespaceId=id)
+
+
 def main():
-    if len(sys.argv) != 3:
+    if len(sys.argv) != 4:
         sys.exit(__doc__)
     with open(sys.argv[1]) as file:
         backends = yaml.safe_load(file)["backends"]
@@ -170,6 +194,7 @@ def main():
     dynamodb = boto3.resource("dynamodb")
     for name in (options["tenants"]["table"], sys.argv[2]):
         create_table(dynamodb.meta.client, name)
+    create_registry(boto3.client("servicediscovery"), *sys.argv[3].split("/"))
     added = {
         "items": seed_items(dynamodb.Table(options["tenants"]["table"])),
         "parameters": seed_parameters(boto3.client("ssm"), before_tenant(options["params"]["path"])),

@@ -67,8 +67,8 @@ func (s *Store) Down() (up func()) {
 func (s *Store) Throttle(percent int) { s.throttled.Store(int32(percent)) }
 
 // Older makes reads answer a version that is up to k older, as if it were the
-// newest. Whether there is a value at all it does not lie about: who is told of
-// an absence knows no version by which to tell. 0 ends it.
+// newest. They never go back behind a deletion, nor deny it: whoever is told of
+// an absence knows no version by which to tell the lie. 0 ends it.
 func (s *Store) Older(k int) { s.older.Store(int64(k)) }
 
 // Truth is the store without any fault.
@@ -155,20 +155,14 @@ func (s *Store) get(ctx context.Context, id config.ID, version uint64) (config.E
 	if version != 0 || k == 0 || err != nil {
 		return newest, err
 	}
-	back := uint64(s.chance(k + 1))
-	if back == 0 {
-		return newest, err
-	}
 	history, histErr := s.mem.History(ctx, driver.HistoryRequest{ID: id, PageSize: int(k) + 1})
 	if histErr != nil {
 		return newest, err
 	}
-	for _, e := range history.Entries[min(int(back), len(history.Entries)):] {
-		if !e.Deleted {
-			return e, nil
-		}
+	for back := s.chance(k + 1); back > 0 && len(history.Entries) > 1 && !history.Entries[1].Deleted; back-- {
+		history.Entries = history.Entries[1:]
 	}
-	return newest, err
+	return history.Entries[0], nil
 }
 
 // BatchGet implements driver.Batcher.

@@ -179,6 +179,10 @@ type History struct {
 	MaxStaleness time.Duration
 	// Settling is how long behind a window its effects may last.
 	Settling time.Duration
+	// Patience is how long a replica waits for its store before it answers with
+	// what it has: a marked answer that took as long is excused by that. 0: none
+	// is.
+	Patience time.Duration
 }
 
 // Recorder makes a History. Its methods may be called at once from any number

@@ -15,7 +15,8 @@
 //   - C4: when all is healed, an acknowledged write can not be read.
 //   - C5: a watch goes back or repeats itself, shows what is not its own, or
 //     ends its present state, or the run, without something acknowledged.
-//   - C6: an answer is marked stale or degraded while nothing was broken.
+//   - C6: an answer is marked stale or degraded while nothing was broken, and
+//     nobody had to wait for it.
 //   - P2: an answer that is not marked stale is older than a write, announced
 //     or not, that lies further back than the route's staleness.
 //
@@ -61,6 +62,7 @@ const shown = 3
 type Verdict struct {
 	Gets, Puts, Refreshes, Events int
 	Marked                        int // Gets that were marked stale or degraded
+	Told                          int // Puts that more than one replica had at their answer
 	Breaches                      map[Rule]int
 	Examples                      []string // a few of each rule
 	// Porcupine is "Ok", "Illegal" or "Unknown", which is that its time was up.
@@ -172,6 +174,9 @@ func (j *judge) op(op *history.Op) {
 		}
 	case op.Kind.Writes() && op.Return != history.Never:
 		j.v.Puts++
+		if op.Replica >= 0 && op.Acked&^history.Only(int(op.Replica)) != 0 {
+			j.v.Told++
+		}
 	}
 }
 
@@ -193,7 +198,8 @@ func (j *judge) get(op *history.Op, l *lines) {
 	}
 	if op.Mark != history.Fresh {
 		j.v.Marked++
-		if !j.during(op.Call, op.Return, excuses, int64(j.h.Settling)) {
+		waited := j.h.Patience > 0 && op.Return-op.Call >= int64(j.h.Patience)
+		if !waited && !j.during(op.Call, op.Return, excuses, int64(j.h.Settling)) {
 			j.breach(C6, "%s, but nothing was broken", j.say(op))
 		}
 	}

@@ -166,6 +166,9 @@ func TestJudge(t *testing.T) {
 			Settling: 2, Windows: []history.Window{{Start: 5, End: 6, Excuses: true}},
 			Ops: []history.Op{put(1, 2, 1), get(9, 10, 1, marked(history.Degraded))},
 		}},
+		{name: "a mark that was waited for", h: history.History{
+			Patience: 5, Ops: []history.Op{put(1, 2, 1), get(9, 14, 1, marked(history.Degraded))},
+		}},
 		{name: "a mark while something settles", h: history.History{
 			Settling: 2, Windows: []history.Window{{Start: 5, End: 6, Excuses: true}},
 			Ops: []history.Op{put(1, 2, 1), get(8, 9, 1, marked(history.Degraded))},

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -123,6 +124,21 @@ func (s *stream) owed(at int64, when string, floor func(id int32) uint64) {
 		if least := floor(id); shown < least {
 			s.breach(C5, "watch %d %s at %v with version %d of %s, but version %d had been acknowledged",
 				s.number, when, time.Duration(at), shown, s.name(id), least)
+			if s.v.Breaches[C5] == 1 {
+				s.recount(id, at)
+				s.replay(id, at)
+			}
 		}
 	}
+}
+
+// replay says what the stream showed of one ID before a time.
+func (s *stream) replay(id int32, before int64) {
+	var last []string
+	for _, e := range s.h.Events {
+		if int(e.Stream) == s.number && e.At <= before && (e.ID == id || e.ID < 0) {
+			last = append(last, fmt.Sprintf("    watch %d: %v version %d at %v", s.number, e.Kind, e.Version, time.Duration(e.At)))
+		}
+	}
+	s.v.Examples = append(s.v.Examples, last[max(0, len(last)-2*trail):]...)
 }

@@ -155,7 +155,7 @@ variable: TAGCTL_ and its name in upper case with '_' for '-'.`,
 	root.AddCommand(
 		a.getCommand(), a.setCommand(), a.rmCommand(), a.restoreCommand(), a.lsCommand(),
 		a.historyCommand(), a.rollbackCommand(), a.watchCommand(),
-		a.backendsCommand(), a.devCommand(), a.seedCommand(), a.infoCommand(), a.tokenCommand(), a.versionCommand(),
+		a.backendsCommand(), a.refreshCommand(), a.devCommand(), a.seedCommand(), a.infoCommand(), a.tokenCommand(), a.versionCommand(),
 		exitCodesTopic(),
 	)
 	// cobra's own shows the help of the root for a topic that there is not.

@@ -43,8 +43,12 @@ type service struct {
 	entries  []*tagstorev1.Entry // of Get (the first), List, History
 	events   []*tagstorev1.WatchResponse
 	backends []*tagstorev1.Backend
+	replicas []*tagstorev1.ReplicaStatus // of every write
+	receipts []*tagstorev1.RefreshReceipt
 
 	mu     sync.Mutex
+	get    *tagstorev1.GetRequest
+	fresh  *tagstorev1.RefreshRequest
 	put    *tagstorev1.PutRequest
 	del    *tagstorev1.DeleteRequest
 	roll   *tagstorev1.RollbackRequest
@@ -63,8 +67,8 @@ func (s *service) see(ctx context.Context, keep func()) error {
 	return s.err
 }
 
-func (s *service) Get(ctx context.Context, _ *tagstorev1.GetRequest) (*tagstorev1.GetResponse, error) {
-	if err := s.see(ctx, nil); err != nil {
+func (s *service) Get(ctx context.Context, r *tagstorev1.GetRequest) (*tagstorev1.GetResponse, error) {
+	if err := s.see(ctx, func() { s.get = r }); err != nil {
 		return nil, err
 	}
 	return &tagstorev1.GetResponse{Entry: s.entries[0], Freshness: &tagstorev1.Freshness{
@@ -104,7 +108,7 @@ func (s *service) Put(ctx context.Context, r *tagstorev1.PutRequest) (*tagstorev
 	if err := s.see(ctx, func() { s.put = r }); err != nil {
 		return nil, err
 	}
-	return &tagstorev1.PutResponse{Entry: written(r.GetKey(), r.GetService())}, nil
+	return &tagstorev1.PutResponse{Entry: written(r.GetKey(), r.GetService()), Replicas: s.replicas}, nil
 }
 
 func (s *service) Delete(ctx context.Context, r *tagstorev1.DeleteRequest) (*tagstorev1.DeleteResponse, error) {
@@ -148,6 +152,13 @@ func (s *service) ListBackends(ctx context.Context, _ *tagstorev1.ListBackendsRe
 		return nil, err
 	}
 	return &tagstorev1.ListBackendsResponse{Backends: s.backends}, nil
+}
+
+func (s *service) Refresh(ctx context.Context, r *tagstorev1.RefreshRequest) (*tagstorev1.RefreshResponse, error) {
+	if err := s.see(ctx, func() { s.fresh = r }); err != nil {
+		return nil, err
+	}
+	return &tagstorev1.RefreshResponse{Replica: "config-1", Receipts: s.receipts}, nil
 }
 
 // written is what the fake's writes answer with.
@@ -284,6 +295,14 @@ func TestOutput(t *testing.T) {
 		{"rollback-table", sample(), "rollback tenant_config_a --to 1"},
 		{"backends-table", sample(), "backends"},
 		{"backends-json", sample(), "backends -o json"},
+		{"get-freshness", sample(), "get tenant_config_a --show-freshness"},
+		{"set-await-table", spread(), "set tenant_config_a 1 --await-replicas"},
+		{"set-await-json", spread(), "set tenant_config_a 1 --await-replicas -o json"},
+		{"refresh-table", applied(7, false, 1), "refresh acme-corp tenant_config_a"},
+		{"refresh-json", applied(7, false, 1), "refresh acme-corp tenant_config_a -o json"},
+		{"refresh-absent", applied(0, true, 0), "refresh acme-corp tenant_config_a"},
+		{"refresh-uncounted", applied(0, false, 1), "refresh acme-corp tenant_config_a"},
+		{"refresh-prefix", applied(0, false, 12), "refresh acme-corp --prefix tenant_config_"},
 		{"exit-codes", &service{}, "help exit-codes"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -293,6 +312,51 @@ func TestOutput(t *testing.T) {
 			}
 			golden(t, c.name, got.stdout)
 		})
+	}
+}
+
+// spread is a service with two other replicas.
+func spread() *service {
+	return &service{replicas: []*tagstorev1.ReplicaStatus{
+		{Replica: "config-2"}, {Replica: "config-3\x1b[31m", Error: &tagstorev1.Status{Code: 4, Message: "it did not answer in time"}},
+	}}
+}
+
+// applied is a service whose Refresh says this.
+func applied(version uint64, absent bool, values uint32) *service {
+	return &service{receipts: []*tagstorev1.RefreshReceipt{{Outcome: &tagstorev1.RefreshReceipt_Applied{
+		Applied: &tagstorev1.RefreshApplied{Version: version, Absent: absent, Values: values},
+	}}}}
+}
+
+// What the flags ask for is what is sent, and nothing that they do not.
+func TestFreshnessFlags(t *testing.T) {
+	s := sample()
+	s.receipts = applied(9, false, 1).receipts
+	environ := to(serve(t, s))
+	for _, args := range []string{
+		"get tenant_config_a --min-version 7 --max-staleness 0s", "set tenant_config_a 1", "refresh _shared tenant_config_a --min-version 9",
+	} {
+		if got := run(t, command.Process{Args: strings.Fields(args), Environ: environ}); got.status != 0 {
+			t.Fatalf("%s: exit status %d, stderr:\n%s", args, got.status, got.stderr)
+		}
+	}
+	if s.get.GetMinVersion() != 7 || s.get.MaxStaleness == nil || s.get.GetMaxStaleness().AsDuration() != 0 {
+		t.Errorf("get sent %v", s.get)
+	}
+	if s.put.GetAwaitReplicas() {
+		t.Errorf("set sent %v", s.put)
+	}
+	if target := s.fresh.GetTargets()[0]; len(s.fresh.GetTargets()) != 1 || target.GetTenant() != "_shared" || target.GetKey() != "tenant_config_a" || target.GetMinVersion() != 9 {
+		t.Errorf("refresh sent %v", s.fresh)
+	}
+	if got := run(t, command.Process{Args: []string{"get", "tenant_config_a"}, Environ: environ}); got.status != 0 || s.get.MinVersion != nil || s.get.MaxStaleness != nil {
+		t.Errorf("get without flags sent %v", s.get)
+	}
+	// A target that failed is the command's failure.
+	s.receipts = []*tagstorev1.RefreshReceipt{{Outcome: &tagstorev1.RefreshReceipt_Error{Error: &tagstorev1.Status{Code: 14, Message: "the store is out of reach"}}}}
+	if got := run(t, command.Process{Args: []string{"refresh", "acme-corp", "tenant_config_a"}, Environ: environ}); got.status != 7 || got.stdout != "" || !strings.Contains(got.stderr, "out of reach") {
+		t.Errorf("refresh of a store that is down: %+v", got)
 	}
 }
 
@@ -535,6 +599,10 @@ func TestWatch(t *testing.T) {
 		{Event: &tagstorev1.WatchResponse_Put{Put: s.entries[0]}, ResumeToken: "t1"},
 		{Event: &tagstorev1.WatchResponse_Sync{Sync: &tagstorev1.WatchSync{}}, ResumeToken: "t2"},
 		{Event: &tagstorev1.WatchResponse_Heartbeat{Heartbeat: &tagstorev1.WatchHeartbeat{}}, ResumeToken: "t3"},
+		{Event: &tagstorev1.WatchResponse_SourceDown{SourceDown: &tagstorev1.WatchSourceDown{}}, ResumeToken: "t3"},
+		{Event: &tagstorev1.WatchResponse_Gap{Gap: &tagstorev1.WatchGap{}}, ResumeToken: "t3"},
+		{Event: &tagstorev1.WatchResponse_Sync{Sync: &tagstorev1.WatchSync{}}, ResumeToken: "t3"},
+		{Event: &tagstorev1.WatchResponse_SourceUp{SourceUp: &tagstorev1.WatchSourceUp{}}, ResumeToken: "t3"},
 		{Event: &tagstorev1.WatchResponse_Delete{Delete: &tagstorev1.Entry{Key: "tenant_config_a", Version: 4, Deleted: true, UpdatedAt: timestamppb.New(now)}}, ResumeToken: "t4"},
 	}
 	environ := to(serve(t, s))
@@ -551,6 +619,11 @@ func TestWatch(t *testing.T) {
 				t.Errorf("exit status %d, want 130; standard error:\n%s", got.status, got.stderr)
 			}
 			golden(t, c.name, string(out.text))
+			for _, note := range []string{"out of reach", "may have been missed", "is back"} {
+				if strings.Contains(got.stderr, note) != (c.name == "watch-table") {
+					t.Errorf("%q is, or is not, on standard error:\n%s", note, got.stderr)
+				}
+			}
 		})
 	}
 	if s.watch.GetResumeToken() != "t0" {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 
 	"github.com/spf13/cobra"
 
@@ -45,11 +46,14 @@ address that another machine could reach is refused.`,
 		{&o.ManagementListen, "management-listen", "TAGSTORE_MANAGEMENT_LISTEN", "address of its health and metrics"},
 		{&o.OrderListen, "order-listen", "ORDER_LISTEN", "address of the order service"},
 		{&o.OrderManagementListen, "order-management-listen", "ORDER_MANAGEMENT_LISTEN", "address of its health and metrics"},
+		{&o.CloudMap, "cloudmap", envPrefix + "CLOUDMAP", "AWS Cloud Map service in which the replicas find each other, as NAMESPACE/SERVICE"},
+		{&o.Also, "also", envPrefix + "ALSO", "program to run beside the services; TAGSTORE_DEV_INFO tells it where everything is"},
 		{&o.IssuerListen, "issuer-listen", envPrefix + "ISSUER_LISTEN", "address of the token issuer"},
 	}
 	for _, flag := range flags {
 		f.StringVar(flag.value, flag.name, "", flag.meaning+" ("+flag.variable+")")
 	}
+	f.IntVar(&o.Replicas, "replicas", 0, "number of configuration services, for stores that can be shared ("+envPrefix+"REPLICAS)")
 	f.BoolVar(&o.Seed, "seed", false, "fill in the two tenants in the stores of --manifest too")
 	f.BoolVar(&o.Verbose, "verbose", false, "show the logs of the services")
 	cmd.RunE = a.run(func(cmd *cobra.Command, _ []string) error {
@@ -59,6 +63,11 @@ address that another machine could reach is refused.`,
 			}
 		}
 		var err error
+		if text := a.getenv(envPrefix + "REPLICAS"); text != "" && !f.Changed("replicas") {
+			if o.Replicas, err = strconv.Atoi(text); err != nil {
+				return usagef(cmd, "%sREPLICAS is not a number", envPrefix)
+			}
+		}
 		if o.Executable, err = executable(); err != nil {
 			return err
 		}

@@ -21,9 +21,10 @@ const completionTime = 300 * time.Millisecond
 
 func (a *app) getCommand() *cobra.Command {
 	var (
-		service     string
-		version     uint64
-		raw, reveal bool
+		service              string
+		version, minVersion  uint64
+		maxStaleness         time.Duration
+		raw, reveal, showAge bool
 	)
 	cmd := &cobra.Command{
 		Use:     "get KEY",
@@ -31,8 +32,15 @@ func (a *app) getCommand() *cobra.Command {
 		Short:   "Show the value of a key",
 		Long: `Show the effective value of a key: with --service that service's own, else the
 tenant-wide one, else the shared one, as far as the key's route has these layers.
-With --version exactly that version of the layer that --service names.`,
+With --version exactly that version of the layer that --service names.
+
+With --min-version the answer is no older than that version of the layer that
+--service names: the service waits for it for a few seconds, and else says which
+version it has. With --max-staleness the answer was read from its store no longer
+ago than that; 0 reads the store itself. --show-freshness shows where the answer
+came from and how old it is, with --raw on standard error.`,
 		Example: `  tagctl get tenant_config_payment-gateway
+  tagctl get tenant_config_payment-gateway --max-staleness 0s --show-freshness
   tagctl get param_config_currency --service order --raw
   tagctl get tenant_config_order-limits --version 2 -o json`,
 		Args:              cobra.ExactArgs(1),
@@ -40,6 +48,9 @@ With --version exactly that version of the layer that --service names.`,
 	}
 	serviceFlag(cmd, &service)
 	cmd.Flags().Uint64Var(&version, "version", 0, "this version instead of the current value")
+	cmd.Flags().Uint64Var(&minVersion, "min-version", 0, "no older than this version")
+	cmd.Flags().DurationVar(&maxStaleness, "max-staleness", 0, "read from the store no longer ago than this, as 0s or 30s, at most 24h")
+	cmd.Flags().BoolVar(&showAge, "show-freshness", false, "where the answer came from, its age and its state")
 	cmd.Flags().BoolVar(&raw, "raw", false, "the bytes of the value and nothing else")
 	revealFlag(cmd, &reveal)
 	cmd.RunE = a.run(func(cmd *cobra.Command, args []string) error {
@@ -52,6 +63,22 @@ With --version exactly that version of the layer that --service names.`,
 			return usagef(cmd, "--raw and --output exclude each other")
 		case cmd.Flags().Changed("version") && version == 0:
 			return usagef(cmd, "--version counts from 1")
+		case cmd.Flags().Changed("min-version") && minVersion == 0:
+			return usagef(cmd, "--min-version counts from 1: leave it out for any version")
+		case maxStaleness < 0:
+			return usagef(cmd, "--max-staleness is negative: use 0s to read the store itself")
+		}
+		for _, flag := range []string{"min-version", "max-staleness"} {
+			if version > 0 && cmd.Flags().Changed(flag) {
+				return usagef(cmd, "--version names one version, which never changes: leave out --%s", flag)
+			}
+		}
+		var want []client.GetOption
+		if minVersion > 0 {
+			want = append(want, client.MinVersion(minVersion))
+		}
+		if cmd.Flags().Changed("max-staleness") {
+			want = append(want, client.MaxStaleness(maxStaleness))
 		}
 		c, ctx, err := a.connect(cmd)
 		if err != nil {
@@ -62,7 +89,7 @@ With --version exactly that version of the layer that --service names.`,
 		if version > 0 {
 			answer, err = c.GetVersion(ctx, key, svc, version)
 		} else {
-			answer, err = c.Get(ctx, key, svc)
+			answer, err = c.Get(ctx, key, svc, want...)
 		}
 		if err != nil {
 			return err
@@ -71,6 +98,9 @@ With --version exactly that version of the layer that --service names.`,
 		case raw && answer.Entry.Secret && !reveal:
 			return usagef(cmd, "the value is a secret: add --reveal to show it")
 		case raw:
+			if showAge {
+				a.note("%s", freshness(answer.Freshness))
+			}
 			return a.print(string(answer.Entry.Value))
 		case a.global.output == outputJSON:
 			return a.printJSON(struct {
@@ -78,13 +108,18 @@ With --version exactly that version of the layer that --service names.`,
 				Freshness freshnessJSON `json:"freshness"`
 			}{newEntryJSON(answer.Entry, reveal), newFreshnessJSON(answer.Freshness)})
 		}
-		return a.print(a.describe(answer, reveal))
+		return a.print(a.describe(answer, reveal, showAge))
 	})
 	return cmd
 }
 
+// freshness says how new an answer is.
+func freshness(f config.Freshness) string {
+	return fmt.Sprintf("%s, %v old, %s", f.Source, f.Age.Round(time.Millisecond), f.State)
+}
+
 // describe shows an entry and its value to people.
-func (a *app) describe(answer client.Answer, reveal bool) string {
+func (a *app) describe(answer client.Answer, reveal, showAge bool) string {
 	e := answer.Entry
 	t := &table{}
 	t.add("key", e.Key.String())
@@ -101,7 +136,11 @@ func (a *app) describe(answer client.Answer, reveal bool) string {
 		t.add("message", e.Message)
 	}
 	t.add("type", e.ContentType)
-	t.add("source", answer.Freshness.Source.String()+", "+answer.Freshness.State.String())
+	if showAge {
+		t.add("freshness", freshness(answer.Freshness))
+	} else {
+		t.add("source", answer.Freshness.Source.String()+", "+answer.Freshness.State.String())
+	}
 	return t.String() + "\n" + display(e, reveal)
 }
 

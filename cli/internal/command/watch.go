@@ -2,6 +2,7 @@ package command
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,9 +31,12 @@ func (a *app) watchCommand() *cobra.Command {
 happens, until Ctrl-C. A connection that breaks is resumed without loss.
 
 With -o json each line is one object: {"event": "put" | "delete" | "sync" |
-"heartbeat", "entry": {...}, "resume_token": "..."}. sync comes once everything
-that was there has been shown. --resume goes on behind the event that had this
-token.`,
+"heartbeat" | "gap" | "source_down" | "source_up", "entry": {...},
+"resume_token": "..."}. sync comes once everything that was there has been shown.
+gap says that changes may have been missed: all values follow anew, and a key that
+does not come before the next sync is gone. source_down and source_up say that the
+store is out of reach, and that it is back and nothing is missing. --resume goes on
+behind the event that had this token.`,
 		Example: `  tagctl watch tenant_config_
   tagctl watch param_config_api/ --service order
   tagctl watch tenant_config_ -o json --resume "$token"`,
@@ -72,7 +76,7 @@ token.`,
 }
 
 func newEventJSON(e client.Event, reveal bool) eventJSON {
-	out := eventJSON{Event: e.Kind.String(), ResumeToken: e.ResumeToken}
+	out := eventJSON{Event: strings.ReplaceAll(e.Kind.String(), " ", "_"), ResumeToken: e.ResumeToken}
 	if e.Kind == client.EventPut || e.Kind == client.EventDelete {
 		entry := newEntryJSON(e.Entry, reveal)
 		out.Entry = &entry
@@ -86,6 +90,15 @@ func (a *app) showEvent(e client.Event, reveal bool) error {
 		a.note("That is all there is now; changes follow. Ctrl-C ends.")
 		return nil
 	case client.EventHeartbeat:
+		return nil
+	case client.EventGap:
+		a.note("Changes may have been missed: all values follow anew, and a key that does not come is gone.")
+		return nil
+	case client.EventSourceDown:
+		a.note("The store is out of reach: changes may be late.")
+		return nil
+	case client.EventSourceUp:
+		a.note("The store is back, and nothing is missing.")
 		return nil
 	}
 	at := e.Entry.UpdatedAt

@@ -25,12 +25,23 @@ type change struct {
 	ifVersion uint64
 	message   string
 	idem      string
+	await     bool
+}
+
+// options is what a write asks of its answer; replicas gets what it says of the
+// other replicas.
+func (c *change) options(replicas *[]client.ReplicaStatus) []client.WriteOption {
+	if !c.await {
+		return nil
+	}
+	return []client.WriteOption{client.AwaitReplicas(), client.Replicas(replicas)}
 }
 
 func (c *change) flags(cmd *cobra.Command, condition string) {
 	serviceFlag(cmd, &c.service)
 	cmd.Flags().Uint64Var(&c.ifVersion, "if-version", 0, condition)
 	cmd.Flags().StringVarP(&c.message, "message", "m", "", "why; kept in the history")
+	cmd.Flags().BoolVar(&c.await, "await-replicas", false, "wait until the other replicas have the change, and say which do")
 }
 
 func (c *change) idempotency(cmd *cobra.Command) {
@@ -83,7 +94,7 @@ with --type text/plain.`,
 			return c.Put(ctx, client.PutRequest{
 				Key: w.key, Service: w.service, Value: value, ContentType: contentType,
 				ExpectedVersion: w.expected, Message: change.message, IdempotencyKey: change.idem,
-			})
+			}, w.options...)
 		})
 	})
 	return cmd
@@ -159,7 +170,7 @@ permanent_delete), --permanent has to consent to losing it.`,
 			return c.Delete(ctx, client.DeleteRequest{
 				Key: w.key, Service: w.service, ExpectedVersion: w.expected,
 				Message: change.message, IdempotencyKey: change.idem, Permanent: permanent,
-			})
+			}, w.options...)
 		})
 	})
 	return cmd
@@ -182,7 +193,7 @@ func (a *app) restoreCommand() *cobra.Command {
 		return a.write(cmd, args[0], &change, "restored", func(ctx context.Context, c *client.Client, w writing) (client.Entry, error) {
 			return c.Restore(ctx, client.RestoreRequest{
 				Key: w.key, Service: w.service, ExpectedVersion: w.expected, Message: change.message,
-			})
+			}, w.options...)
 		})
 	})
 	return cmd
@@ -215,7 +226,7 @@ history. 'tagctl history KEY' shows the versions.`,
 		return a.write(cmd, args[0], &change, verb, func(ctx context.Context, c *client.Client, w writing) (client.Entry, error) {
 			return c.Rollback(ctx, client.RollbackRequest{
 				Key: w.key, Service: w.service, ToVersion: to, ExpectedVersion: w.expected, Message: change.message,
-			})
+			}, w.options...)
 		})
 	})
 	return cmd
@@ -226,6 +237,14 @@ type writing struct {
 	key      config.Key
 	service  config.Service
 	expected *uint64
+	options  []client.WriteOption
+}
+
+// replicaJSON is one replica in the JSON of a write.
+type replicaJSON struct {
+	Replica string `json:"replica"`
+	HasIt   bool   `json:"has_it"`
+	Error   string `json:"error,omitempty"`
 }
 
 // write is what the writing verbs share: it parses, connects, sends and shows
@@ -243,12 +262,53 @@ func (a *app) write(
 		return err
 	}
 	defer c.Close()
-	e, err := send(ctx, c, writing{key: key, service: service, expected: change.expected(cmd)})
+	var replicas []client.ReplicaStatus
+	e, err := send(ctx, c, writing{key: key, service: service, expected: change.expected(cmd), options: change.options(&replicas)})
 	if err != nil {
 		return err
 	}
-	if a.global.output == outputJSON {
-		return a.printJSON(newEntryJSON(e, false))
+	out := newEntryJSON(e, false)
+	switch {
+	case a.global.output == outputJSON && change.await:
+		list := make([]replicaJSON, len(replicas))
+		for i, r := range replicas {
+			list[i] = replicaJSON{Replica: r.Replica, HasIt: r.Err == nil, Error: why(r.Err)}
+		}
+		return a.printJSON(struct {
+			entryJSON
+			Replicas []replicaJSON `json:"replicas"`
+		}{out, list})
+	case a.global.output == outputJSON:
+		return a.printJSON(out)
 	}
-	return a.print(fmt.Sprintf("%s %s: now at version %d\n", e.Key, done, e.Version))
+	text := fmt.Sprintf("%s %s: now at version %d\n", e.Key, done, e.Version)
+	if change.await {
+		text += replicaLines(replicas)
+	}
+	return a.print(text)
+}
+
+// replicaLines says which of the other replicas have a change.
+func replicaLines(replicas []client.ReplicaStatus) string {
+	if len(replicas) == 0 {
+		return "there are no other replicas that the service knows of\n"
+	}
+	var b strings.Builder
+	for _, r := range replicas {
+		if r.Err == nil {
+			b.WriteString(cleanLine("replica "+r.Replica+" has it") + "\n")
+			continue
+		}
+		b.WriteString(cleanLine("replica "+r.Replica+" may not have it yet: "+why(r.Err)) + "\n")
+	}
+	return b.String()
+}
+
+// why is the text of an error, without the operation that it came from.
+func why(err error) string {
+	if err == nil {
+		return ""
+	}
+	e := config.AsError(err, "", config.Key{})
+	return e.Message
 }

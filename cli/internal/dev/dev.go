@@ -34,6 +34,16 @@ type Options struct {
 	// OrderTable is the DynamoDB table for the orders, which must exist, "" for
 	// a file of the folder. The order service then gets Environ's AWS settings.
 	OrderTable string
+	// Replicas is how many configuration services run, 0 for one. More than one
+	// find each other in the Cloud Map service that CloudMap names, as
+	// NAMESPACE/SERVICE, in which each registers itself. They get Environ's AWS
+	// settings. ConfigListen and ManagementListen are the first one's.
+	Replicas int
+	CloudMap string
+	// Also is a program to run beside the services, "" for none. It gets
+	// Environ, and in InfoVariable the path of what dev.json will hold; it is
+	// ready when it prints a JSON line with the msg "ready", as services do.
+	Also string
 	// The addresses to listen on; "" takes a free port on loopback.
 	ConfigListen, ManagementListen     string
 	OrderListen, OrderManagementListen string
@@ -58,7 +68,7 @@ type Options struct {
 // lines.
 func Run(ctx context.Context, o Options) error {
 	began := time.Now()
-	if err := o.checkAddresses(); err != nil {
+	if err := errors.Join(o.checkAddresses(), o.checkReplicas()); err != nil {
 		return err
 	}
 	dir, err := filepath.Abs(o.Dir)
@@ -124,6 +134,26 @@ func (o Options) checkAddresses() error {
 	return nil
 }
 
+// maxReplicas bounds what one machine runs.
+const maxReplicas = 9
+
+func (o Options) checkReplicas() error {
+	namespace, service, ok := strings.Cut(o.CloudMap, "/")
+	switch {
+	case o.CloudMap != "" && (!ok || namespace == "" || service == "" || strings.Contains(service, "/")):
+		return config.Errorf(config.InvalidArgument, "--cloudmap is not NAMESPACE/SERVICE")
+	case o.Replicas < 0 || o.Replicas > maxReplicas:
+		return config.Errorf(config.InvalidArgument, "--replicas is %d", o.Replicas).WithHint("use 1 to %d", maxReplicas)
+	case o.Replicas > 1 && o.CloudMap == "":
+		return config.Errorf(config.InvalidArgument, "--replicas is %d, and nothing says where they find each other", o.Replicas).
+			WithHint("set --cloudmap to a service of AWS Cloud Map, as NAMESPACE/SERVICE")
+	case o.Replicas > 1 && o.Manifest == "":
+		return config.Errorf(config.InvalidArgument, "--replicas is %d, and the folder's own stores are files of one process", o.Replicas).
+			WithHint("set --manifest to one whose stores can be shared")
+	}
+	return nil
+}
+
 // system is what Run has started so far, in order.
 type system struct {
 	options  Options
@@ -137,7 +167,7 @@ type system struct {
 }
 
 func (s *system) start(ctx context.Context) error {
-	s.ended = make(chan *child, 2)
+	s.ended = make(chan *child, max(s.options.Replicas, 1)+2) // of services, orders and Also
 	values, err := seed.Demo()
 	if err != nil {
 		return err
@@ -163,11 +193,18 @@ func (s *system) start(ctx context.Context) error {
 	if err := s.issuer.tokens(&s.info, tenants(values)); err != nil {
 		return err
 	}
-	if err := s.startConfig(ctx, m); err != nil {
-		return err
+	for n := range max(s.options.Replicas, 1) {
+		if err := s.startConfig(ctx, m, n); err != nil {
+			return err
+		}
 	}
 	if err := s.startOrder(ctx); err != nil {
 		return err
+	}
+	if s.options.Also != "" {
+		if err := s.startAlso(ctx); err != nil {
+			return err
+		}
 	}
 	if err := writeJSON(InfoPath(s.options.Dir), s.info); err != nil {
 		return unusable(s.options.Dir, err)
@@ -219,13 +256,18 @@ func (s *system) seed(ctx context.Context, m *manifest.Manifest, values []seed.V
 	return err
 }
 
-func (s *system) startConfig(ctx context.Context, m *manifest.Manifest) error {
+// startConfig starts replica n, counted from 0.
+func (s *system) startConfig(ctx context.Context, m *manifest.Manifest, n int) error {
+	name, listen, management := "tagstore-config", s.options.ConfigListen, s.options.ManagementListen
+	if n > 0 {
+		name, listen, management = fmt.Sprintf("%s-%d", name, n+1), "", ""
+	}
 	env := append(s.passedOn(m),
 		"TMPDIR="+s.run,
 		"TAGSTORE_DEV=true",
 		"TAGSTORE_MANIFEST="+m.Path,
-		"TAGSTORE_LISTEN="+orAnyPort(s.options.ConfigListen),
-		"TAGSTORE_MANAGEMENT_LISTEN="+orAnyPort(s.options.ManagementListen),
+		"TAGSTORE_LISTEN="+orAnyPort(listen),
+		"TAGSTORE_MANAGEMENT_LISTEN="+orAnyPort(management),
 		"TAGSTORE_JWT_ISSUER="+s.info.Issuer,
 		"TAGSTORE_JWT_CLIENT_IDS="+clientID+","+machineID,
 		"TAGSTORE_JWKS_URL="+s.info.JWKSURL,
@@ -234,15 +276,69 @@ func (s *system) startConfig(ctx context.Context, m *manifest.Manifest) error {
 		"TAGSTORE_DRAIN_DELAY=0s",
 		"TAGSTORE_DRAIN_TIMEOUT=5s",
 	)
-	ready, err := s.launch(ctx, program{name: "tagstore-config", path: s.bin.config, dir: s.options.Dir, env: env})
+	env = append(env, s.inCloudMap(name)...)
+	ready, err := s.launch(ctx, program{name: name, path: s.bin.config, dir: s.options.Dir, env: env})
 	if err != nil {
 		return err
 	}
-	if s.info.ConfigGRPC, err = ready.address("grpc"); err != nil {
+	grpc, err := ready.address("grpc")
+	if err != nil {
 		return err
 	}
-	management, err := ready.address("management")
+	if s.options.Replicas > 0 {
+		s.info.ConfigGRPCAll = append(s.info.ConfigGRPCAll, grpc)
+	}
+	if n > 0 {
+		return nil
+	}
+	s.info.ConfigGRPC = grpc
+	management, err = ready.address("management")
 	s.info.ManagementHTTP = "http://" + management
+	return err
+}
+
+// inCloudMap returns the settings by which a replica registers itself and finds
+// the others.
+func (s *system) inCloudMap(id string) []string {
+	if s.options.CloudMap == "" {
+		return nil
+	}
+	namespace, service, _ := strings.Cut(s.options.CloudMap, "/")
+	return append(s.awsSettings(),
+		"TAGSTORE_REPLICA_ID="+id,
+		"TAGSTORE_CLOUDMAP_NAMESPACE="+namespace,
+		"TAGSTORE_CLOUDMAP_SERVICE="+service,
+		"TAGSTORE_CLOUDMAP_REGISTER=true",
+		"TAGSTORE_MACHINE_TOKEN_URL="+s.info.Machine.TokenURL,
+		"TAGSTORE_MACHINE_CLIENT_ID="+s.info.Machine.ClientID,
+		"TAGSTORE_MACHINE_CLIENT_SECRET="+s.info.Machine.ClientSecret,
+	)
+}
+
+// awsSettings returns what the AWS SDK looks at. Its files are in the home
+// folder unless AWS_* says otherwise.
+func (s *system) awsSettings() []string {
+	var env []string
+	for _, entry := range s.options.Environ {
+		if strings.HasPrefix(entry, "AWS_") || strings.HasPrefix(entry, "HOME=") {
+			env = append(env, entry)
+		}
+	}
+	return env
+}
+
+// startAlso starts Options.Also. dev.json is there when all is ready, so what it
+// will hold stands elsewhere until then.
+func (s *system) startAlso(ctx context.Context) error {
+	path := filepath.Join(s.run, infoFile)
+	if err := writeJSON(path, s.info); err != nil {
+		return unusable(s.run, err)
+	}
+	program := program{name: filepath.Base(s.options.Also), path: s.options.Also, dir: s.options.Dir}
+	program.env = append(slices.DeleteFunc(slices.Clone(s.options.Environ), func(entry string) bool {
+		return strings.HasPrefix(entry, "TAGSTORE_") && !strings.HasPrefix(entry, DirVariable+"=")
+	}), "TMPDIR="+s.run, InfoVariable+"="+path)
+	_, err := s.launch(ctx, program)
 	return err
 }
 
@@ -272,14 +368,7 @@ func (s *system) orderStore() []string {
 	if s.options.OrderTable == "" {
 		return []string{"ORDER_DATA=" + filepath.Join(s.options.Dir, "data", "orders.db")}
 	}
-	env := []string{"ORDER_STORE=dynamodb", "ORDER_DYNAMODB_TABLE=" + s.options.OrderTable}
-	for _, entry := range s.options.Environ {
-		// The AWS SDK's files are in the home folder unless AWS_* says otherwise.
-		if strings.HasPrefix(entry, "AWS_") || strings.HasPrefix(entry, "HOME=") {
-			env = append(env, entry)
-		}
-	}
-	return env
+	return append(s.awsSettings(), "ORDER_STORE=dynamodb", "ORDER_DYNAMODB_TABLE="+s.options.OrderTable)
 }
 
 // launch starts a service and waits until it is ready. What it has started,

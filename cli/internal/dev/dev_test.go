@@ -16,6 +16,30 @@ import (
 	"github.com/tagstore/tagstore/core/manifest"
 )
 
+// A number of replicas needs stores that can be shared, and a place to meet.
+func TestReplicasAreChecked(t *testing.T) {
+	for name, c := range map[string]struct {
+		o    Options
+		want string
+	}{
+		"nowhere to meet":    {Options{Replicas: 3, Manifest: "tagstore.yaml"}, "--cloudmap"},
+		"stores of one":      {Options{Replicas: 3, CloudMap: "a/b"}, "--manifest"},
+		"below nothing":      {Options{Replicas: -1}, "--replicas is -1"},
+		"too many":           {Options{Replicas: 10, CloudMap: "a/b", Manifest: "tagstore.yaml"}, "1 to 9"},
+		"a place without":    {Options{CloudMap: "a"}, "NAMESPACE/SERVICE"},
+		"a place with three": {Options{CloudMap: "a/b/c"}, "NAMESPACE/SERVICE"},
+	} {
+		if err := c.o.checkReplicas(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v does not say %q", name, err, c.want)
+		}
+	}
+	for _, o := range []Options{{}, {Replicas: 1}, {Replicas: 3, CloudMap: "a/b", Manifest: "tagstore.yaml"}} {
+		if err := o.checkReplicas(); err != nil {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
+}
+
 func TestInfo(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := ReadInfo(dir); !errors.Is(err, fs.ErrNotExist) {

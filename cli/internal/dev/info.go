@@ -13,8 +13,10 @@ import (
 const (
 	// DirVariable names the variable that moves the folder.
 	DirVariable = "TAGSTORE_DEV_DIR"
-	defaultDir  = ".tagstore"
-	infoFile    = "dev.json"
+	// InfoVariable tells Options.Also where to read an Info.
+	InfoVariable = "TAGSTORE_DEV_INFO"
+	defaultDir   = ".tagstore"
+	infoFile     = "dev.json"
 	// refresher stands among the tenants of dev.json. It can not be one of them
 	// here: the tenants are those that Run seeds.
 	refresher = "refresher"
@@ -22,12 +24,15 @@ const (
 
 // Info is what dev.json holds: where a running system is and how to get in.
 type Info struct {
-	ConfigGRPC     string `json:"config_grpc"`     // host:port
-	OrderHTTP      string `json:"order_http"`      // URL
-	ManagementHTTP string `json:"management_http"` // URL, of the configuration service
-	Issuer         string `json:"issuer"`
-	JWKSURL        string `json:"jwks_url"`
-	Manifest       string `json:"manifest"` // absolute path
+	ConfigGRPC string `json:"config_grpc"` // host:port
+	// ConfigGRPCAll has the address of every replica, ConfigGRPC the first, where
+	// a number of them was asked for.
+	ConfigGRPCAll  []string `json:"config_grpc_all,omitempty"`
+	OrderHTTP      string   `json:"order_http"`      // URL
+	ManagementHTTP string   `json:"management_http"` // URL, of the configuration service
+	Issuer         string   `json:"issuer"`
+	JWKSURL        string   `json:"jwks_url"`
+	Manifest       string   `json:"manifest"` // absolute path
 	// Machine is how a machine that announces changes gets tokens for itself.
 	Machine Machine `json:"machine"`
 	// Tokens holds, by tenant and role, a token of each.

@@ -101,7 +101,7 @@ func runProgram(t *testing.T, claim drivertest.Caps, dax bool) {
 		o := maps.Clone(options)
 		o["table"] = table(t, endpoint)
 		return o
-	}, claim, plugintest.Durable(), plugintest.Env(environment...))
+	}, claim, plugintest.Durable(), plugintest.Shared(), plugintest.Env(environment...))
 }
 
 func TestConformanceOfTheProgramWithDAX(t *testing.T) { runProgram(t, eventual(), true) }

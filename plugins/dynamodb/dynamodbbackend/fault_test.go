@@ -319,6 +319,31 @@ func TestUnprocessedKeys(t *testing.T) {
 	wantCode(t, err, config.PermissionDenied)
 }
 
+// DynamoDB answers 16 MB at a time and leaves the rest out: here it does so
+// itself.
+func TestBatchOverSixteenMegabytes(t *testing.T) {
+	s, other := fresh(t, Options{})
+	value := strings.Repeat("v", DefaultMaxValue)
+	var ids []config.ID
+	for i := range 48 { // 17 MB
+		ids = append(ids, id(t, "acme-corp", "", fmt.Sprintf("large%02d", i)))
+		other.put(item{attrPK: str(acmePK), attrSK: str("CONFIG#" + ids[i].Key.String()), attrConfig: str(value)})
+	}
+	calls := s.conn.CountCalls()
+	results, err := s.BatchGet(t.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range results {
+		if r.Err != nil || r.Entry.ID != ids[i] || len(r.Entry.Value) != len(value)+2 { // as JSON text
+			t.Fatalf("key %d: %d bytes, %v", i, len(r.Entry.Value), r.Err)
+		}
+	}
+	if n := calls.Logical("BatchGetItem"); n < 2 {
+		t.Errorf("%d calls: nothing was left out", n)
+	}
+}
+
 // An answer with another item than was asked for is an error, never an answer.
 func TestForeignAnswers(t *testing.T) {
 	s, p := behind(t, local(t), Options{})

@@ -41,15 +41,8 @@ var environment = []string{
 
 func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
-	drivertest.Run(t, claim, func(t testing.TB) *drivertest.Harness {
-		t.Helper()
-		o := suiteOptions(t)
-		open := plugintest.Open("..", func(testing.TB) any { return o }, plugintest.Durable(), plugintest.Env(environment...))
-		h := open(t)
-		h.Peer = open(t).Backend // a second process on the same bucket
-		t.Cleanup(func() { closeIt(t, h.Peer) })
-		return h
-	})
+	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
+		plugintest.Durable(), plugintest.Shared(), plugintest.Env(environment...))
 }
 
 // The largest value goes through the plugin's process and back.

@@ -42,7 +42,8 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
-	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim, plugintest.Durable(), plugintest.Env(variables...))
+	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
+		plugintest.Durable(), plugintest.Shared(), plugintest.Env(variables...))
 }
 
 // variables are those of the SDK that a manifest would pass on.

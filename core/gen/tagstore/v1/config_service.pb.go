@@ -725,8 +725,10 @@ func (x *PutResponse) GetReplicas() []*ReplicaStatus {
 
 // ReplicaStatus says whether one replica has a change.
 type ReplicaStatus struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Replica string                 `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty in the only status of a change of which it is not known which other
+	// replicas there are: then it has an error.
+	Replica string `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
 	// Absent: it has. Else why that is not known; it will have the change within
 	// the staleness that the key's route allows.
 	Error         *Status `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`

@@ -96,7 +96,7 @@ func Start(t testing.TB, o Options) *Server {
 		o:    o,
 		idle: transport,
 		dynamodb: dynamodb.New(dynamodb.Options{
-			BaseEndpoint: &o.DynamoDB, Region: o.Region, HTTPClient: &http.Client{Transport: transport},
+			BaseEndpoint: &o.DynamoDB, Region: o.Region, HTTPClient: &http.Client{Transport: plainBody{transport}},
 			Credentials: credentials.NewStaticCredentialsProvider("node", "node", ""),
 		}),
 		address: "127.0.0.1:0",
@@ -120,6 +120,19 @@ func Start(t testing.TB, o Options) *Server {
 		s.idle.CloseIdleConnections()
 	})
 	return s
+}
+
+// plainBody sends a request's body through Read alone: through io.WriterTo
+// net/http may cut the connection of an answer that comes fast, and the SDK would
+// make the call a second time.
+type plainBody struct{ http.RoundTripper }
+
+func (p plainBody) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil && r.Body != http.NoBody {
+		r = r.WithContext(r.Context())
+		r.Body = struct{ io.ReadCloser }{r.Body}
+	}
+	return p.RoundTripper.RoundTrip(r)
 }
 
 // Endpoint is where the node is, such as "dax://127.0.0.1:8111".

@@ -90,6 +90,11 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer verifier.Close()
+	others, err := openOthers(ctx, s.Peers, p.peers, tel)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, others.close()) }()
 
 	host, err := pluginhost.Open(ctx, p.plugins(), pluginhost.Options{
 		Logger: tel.Logger, SocketDir: s.SocketDir, StartTimeout: s.PluginStartTimeout,
@@ -117,6 +122,7 @@ func Run(ctx context.Context, o Options) (err error) {
 			Logger: tel.Logger, MeterProvider: tel.MeterProvider, TokenKey: p.tokenKey,
 		}),
 		Backends: backends, Health: monitor.Health(), Verifier: verifier, Limits: p.limits, TLS: p.tls, Dev: s.Dev,
+		Replica: p.peers.replica, Peers: others.peers,
 		Logger: tel.Logger, MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
 	})
 	if err != nil {
@@ -125,6 +131,7 @@ func Run(ctx context.Context, o Options) (err error) {
 	return serve(ctx, running{
 		settings: s, level: &level, log: tel.Logger, force: o.Force,
 		server: srv, listener: listener, monitor: monitor, management: management, backends: backends, verifier: verifier,
+		replica: p.peers.replica, others: others,
 	})
 }
 
@@ -140,6 +147,8 @@ type running struct {
 	management *management
 	backends   []server.Backend
 	verifier   *auth.Verifier
+	replica    string
+	others     *others
 }
 
 // serve runs the server until ctx is done or a listener fails, and drains it.
@@ -154,7 +163,15 @@ func serve(ctx context.Context, r running) error {
 	work.Go(func() { served <- r.server.Serve(r.listener) })
 	r.monitor.Serve(watched(r.backends), func() bool { return r.verifier.Ready() == nil })
 	work.Go(func() { r.monitor.Run(polling, pollInterval) })
+	if r.settings.Peers.Register {
+		defer r.others.deregister(ctx)
+		if err := r.others.register(ctx, r.replica, r.listener.Addr()); err != nil {
+			r.server.Stop()
+			return errors.Join(stoppedOr(ctx, err), <-served)
+		}
+	}
 	r.log.Info("ready",
+		slog.String("replica", r.replica),
 		slog.String("grpc", r.listener.Addr().String()),
 		slog.String("management", r.management.address()),
 		slog.Int("backends", len(r.backends)))
@@ -178,6 +195,7 @@ func serve(ctx context.Context, r running) error {
 func (r running) drain(ctx context.Context) {
 	r.log.Info("draining", slog.Duration("delay", r.settings.DrainDelay), slog.Duration("timeout", r.settings.DrainTimeout))
 	r.monitor.Drain()
+	r.others.deregister(ctx)
 	delay := time.NewTimer(r.settings.DrainDelay)
 	defer delay.Stop()
 	select {

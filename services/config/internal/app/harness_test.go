@@ -37,6 +37,9 @@ const (
 	clientID = "tagstore-test"
 )
 
+// machine is the replicas' own identity.
+var machine = devissuer.Machine{ClientID: "tagstore-test-machine", Secret: "s3cr3t-of-the-machine"}
+
 // localPlugin is the package of the plugin that the tests run.
 const localPlugin = "github.com/tagstore/tagstore/plugins/local"
 
@@ -132,7 +135,7 @@ func deploy(t *testing.T, manifest string) *deployment {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := devissuer.New(devissuer.Options{ClientID: clientID, Key: key})
+	issuer, err := devissuer.New(devissuer.Options{ClientID: clientID, Machine: machine, Key: key})
 	if err != nil {
 		t.Fatal(err)
 	}

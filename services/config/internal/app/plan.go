@@ -27,17 +27,19 @@ type plan struct {
 	tokenKey      []byte
 	tokenKeyFixed bool
 	manifest      *manifest.Manifest
+	peers         peerPlan
 }
 
 // prepare reports everything that is wrong at once.
 func prepare(s Settings) (*plan, error) {
 	var p plan
-	var problems [5]error
+	var problems [6]error
 	p.address, problems[0] = s.address()
 	p.tls, problems[1] = s.tls()
 	p.limits, problems[2] = s.limits()
 	p.tokenKey, p.tokenKeyFixed, problems[3] = s.tokenKey()
 	p.manifest, problems[4] = manifest.Load(s.Manifest, manifest.Options{Dev: s.Dev})
+	p.peers, problems[5] = s.peers(p.address, p.tls)
 	if err := errors.Join(problems[:]...); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,8 @@ type Settings struct {
 	CacheTenantPercent int `env:"CACHE_TENANT_PERCENT" default:"25" doc:"the part of it that one tenant may take, 1 to 100"`
 	ReconcileCalls     int `env:"RECONCILE_CALLS" default:"600" doc:"calls of each store per minute that compare what is held with it, 1 to 60000"`
 
+	Peers PeerSettings
+
 	SocketDir string `env:"SOCKET_DIR" doc:"folder, of this user alone, for the sockets of plugins; by default the system's folder for temporary files, whose cleaners may delete live sockets"`
 
 	PluginStartTimeout time.Duration `env:"PLUGIN_START_TIMEOUT" default:"5s" doc:"time that a plugin may take from its start until its store is open, 100ms to 10m; raise it for large stores"`
@@ -156,16 +158,24 @@ func (s Settings) tls() (*tls.Config, error) {
 	if s.TLSClientCA == "" {
 		return c, nil
 	}
-	pem, err := os.ReadFile(s.TLSClientCA)
-	if err != nil {
-		return nil, wrong("TLS_CLIENT_CA", "can not be read: "+err.Error())
-	}
-	c.ClientCAs = x509.NewCertPool()
-	if !c.ClientCAs.AppendCertsFromPEM(pem) {
-		return nil, wrong("TLS_CLIENT_CA", "has no certificate in PEM form")
+	if c.ClientCAs, err = authorities("TLS_CLIENT_CA", s.TLSClientCA); err != nil {
+		return nil, err
 	}
 	c.ClientAuth = tls.RequireAndVerifyClientCert
 	return c, nil
+}
+
+// authorities reads the PEM file that a setting names.
+func authorities(setting, path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, wrong(setting, "can not be read: "+err.Error())
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, wrong(setting, "has no certificate in PEM form")
+	}
+	return pool, nil
 }
 
 // address resolves the gRPC listener's address and refuses what must not be

@@ -328,14 +328,14 @@ func TestNoWait(t *testing.T) {
 // Waiting for all ends in time for an answer.
 func TestWaitForAll(t *testing.T) {
 	a, b := start(t, "a"), start(t, "b")
-	f := open(t, fanout.Static(a.Replica, b.Replica), wait(0))
+	f := open(t, fanout.Static(a.Replica, b.Replica), wait(0), func(o *peers.Options) { o.CallTimeout = 10 * time.Second })
 	f.tell(t, true, "a, b")
 
 	b.set(func(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	got := f.Tell(ctx, change(t), true)
 	if summary(got) != "a, b: deadline_exceeded" || ctx.Err() != nil {

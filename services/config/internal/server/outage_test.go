@@ -63,7 +63,7 @@ func TestWatchOverAnOutage(t *testing.T) {
 	b := newCable(memdriver.New())
 	f := start(t, func(o *server.Options) {
 		o.Store = newStore(t, b, slog.New(slog.DiscardHandler))
-		o.Limits.Heartbeat = 20 * time.Millisecond
+		o.Limits.Heartbeat = 200 * time.Millisecond // more than the first event takes
 	})
 	f.backend = b.Backend
 	f.put(t, tenantA, "tenant_config_o", "1")

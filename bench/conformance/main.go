@@ -44,6 +44,10 @@ const (
 var suites = []suite{
 	{"memory", inProcess, "", "core", "./memdriver", "TestConformance", nil},
 	{"memory", asProgram, "", "core", "./pluginhost", "TestConformance", nil},
+	{"memory behind the cache", inProcess, "", "core", "./cache", "TestConformance", nil},
+	{"the same, unwatched", inProcess, "", "core", "./cache", "TestConformanceUnwatched", nil},
+	{"the same, a bare store", inProcess, "", "core", "./cache", "TestConformanceOfABareStore", nil},
+	{"the same, nothing kept", inProcess, "", "core", "./cache", "TestConformanceNotKept", nil},
 	{"local", inProcess, "", "plugins/local", "./localbackend", "TestConformance", nil},
 	{"local", asProgram, "", "plugins/local", "./localbackend", "TestConformanceOfTheProgram", nil},
 	{"dynamodb", inProcess, local, "plugins/dynamodb", "./dynamodbbackend", "TestConformance", nil},

@@ -115,7 +115,8 @@ hold slows either.
 Resident is the whole process with 1,000,000 such values, measured in a child
 with GOGC=100 after a collection whose freed pages were given back. The payload
 is the bytes of the values and of their keys, and of nothing else. The baseline
-is a process with the same in a bare Ristretto cache.
+is a process with the same in a bare Ristretto cache, and the ratio that of their
+resident sets.
 `},
 	{"The service", []string{"CachedGet/", "Watch/", "Refresh"}, `Real processes of tagstore-config on loopback. The baseline is plain gRPC between
 two processes that sends the same payload of 1 KiB: one answer, one message to

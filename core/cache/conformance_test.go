@@ -33,27 +33,33 @@ func (s single) Delete(ctx context.Context, r driver.DeleteRequest) (config.Entr
 	return s.Backend.Delete(ctx, r)
 }
 
-// TestConformance holds the cache to the contract of what it stands in front
-// of: nobody can tell that it is there.
+// The cache keeps the contract of what it stands in front of: nobody can tell
+// that it is there.
+
 func TestConformance(t *testing.T) {
-	for name, c := range map[string]struct {
-		under  func(*memdriver.Backend) driver.Backend
-		policy cache.Policy
-	}{
-		"kept":             {func(m *memdriver.Backend) driver.Backend { return m }, kept},
-		"kept, unwatched":  {func(m *memdriver.Backend) driver.Backend { return unwatched{m} }, kept},
-		"not kept":         {func(m *memdriver.Backend) driver.Backend { return unwatched{m} }, cache.Policy{Prefix: "p_"}},
-		"kept, bare store": {func(m *memdriver.Backend) driver.Backend { return single{m} }, kept},
-	} {
-		t.Run(name, func(t *testing.T) {
-			has := driver.CapabilitiesOf(c.under(memdriver.New()))
-			drivertest.Run(t, drivertest.Caps{
-				Batch: true, Watch: true, History: has.History, Ping: has.Ping, Idempotent: has.Idempotent, Size: has.Size, MaxValue: 1 << 20,
-			}, func(tb testing.TB) *drivertest.Harness {
-				m := memdriver.New(memdriver.WithChanges(5000))
-				b := newCache(tb, cache.Options{}).Wrap(c.under(m), c.policy)
-				return &drivertest.Harness{Backend: b, Changes: 5000}
-			})
-		})
-	}
+	conform(t, kept, func(m *memdriver.Backend) driver.Backend { return m })
+}
+
+func TestConformanceUnwatched(t *testing.T) {
+	conform(t, kept, func(m *memdriver.Backend) driver.Backend { return unwatched{m} })
+}
+
+func TestConformanceOfABareStore(t *testing.T) {
+	conform(t, kept, func(m *memdriver.Backend) driver.Backend { return single{m} })
+}
+
+func TestConformanceNotKept(t *testing.T) {
+	conform(t, cache.Policy{Prefix: "p_"}, func(m *memdriver.Backend) driver.Backend { return unwatched{m} })
+}
+
+func conform(t *testing.T, p cache.Policy, under func(*memdriver.Backend) driver.Backend) {
+	t.Helper()
+	has := driver.CapabilitiesOf(under(memdriver.New()))
+	drivertest.Run(t, drivertest.Caps{
+		Batch: true, Watch: true, History: has.History, Ping: has.Ping, Idempotent: has.Idempotent, Size: has.Size, MaxValue: 1 << 20,
+	}, func(tb testing.TB) *drivertest.Harness {
+		const changes = 5000 // more than a view keeps
+		b := newCache(tb, cache.Options{}).Wrap(under(memdriver.New(memdriver.WithChanges(changes))), p)
+		return &drivertest.Harness{Backend: b, Changes: changes}
+	})
 }

@@ -23,21 +23,45 @@ func (b *Backend) Read(ctx context.Context, id config.ID, w Want) (Answer, error
 		return b.through(ctx, id)
 	}
 	s := b.spot(id)
-	held, need := b.lookup(s, id)
-	if held != nil && b.usable(held, need) {
-		now := b.cache.since()
-		if age := held.age(now); age < b.limit(held, w) {
-			b.counts.hit(age)
-			if !held.used.Load() {
-				held.used.Store(true)
-			}
-			if age >= held.soft() {
-				b.refill(ctx, id, s)
-			}
-			return held.answer(config.SourceCache, age, config.StateFresh), nil
-		}
+	held, age, ok := b.hit(ctx, id, s, w)
+	if ok {
+		return held.answer(config.SourceCache, age, config.StateFresh), nil
 	}
 	return b.miss(ctx, id, s, held, w)
+}
+
+// Peek is Read for those who only want what is in memory and good enough for
+// the route's policy; ok is false where Read would ask the store. e is nil for
+// an absence. It belongs to the Cache and must not be changed. Copying an
+// Answer costs as much as finding it.
+func (b *Backend) Peek(ctx context.Context, id config.ID) (e *config.Entry, f config.Freshness, ok bool) {
+	held, age, ok := b.hit(ctx, id, b.spot(id), Want{})
+	if !ok {
+		return nil, config.Freshness{}, false
+	}
+	if !held.absent {
+		e = &held.entry
+	}
+	return e, held.freshness(config.SourceCache, age, config.StateFresh), true
+}
+
+// hit returns what is held of id; ok says that it answers.
+func (b *Backend) hit(ctx context.Context, id config.ID, s spot, w Want) (held *Record, age time.Duration, ok bool) {
+	held, need := b.lookup(s, id)
+	if held == nil || !b.usable(held, need) {
+		return held, 0, false
+	}
+	if age = held.age(b.cache.since()); age >= b.limit(held, w) {
+		return held, age, false
+	}
+	b.counts.hit(age)
+	if !held.used.Load() {
+		held.used.Store(true)
+	}
+	if age >= held.soft() {
+		b.refill(ctx, id, s)
+	}
+	return held, age, true
 }
 
 // through asks the store of a route that keeps nothing.

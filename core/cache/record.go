@@ -64,8 +64,13 @@ func (r *Record) same(other *Record) bool {
 
 // answer is what a reader is told.
 func (r *Record) answer(from config.Source, age time.Duration, state config.State) Answer {
+	return Answer{Entry: r.entry, Absent: r.absent, Freshness: r.freshness(from, age, state)}
+}
+
+// freshness is that of an answer. What may be an old copy is stale at best.
+func (r *Record) freshness(from config.Source, age time.Duration, state config.State) config.Freshness {
 	if !r.exact && state == config.StateFresh {
 		state = config.StateStale
 	}
-	return Answer{Entry: r.entry, Absent: r.absent, Freshness: config.Freshness{Source: from, Age: age, State: state}}
+	return config.Freshness{Source: from, Age: age, State: state}
 }

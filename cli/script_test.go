@@ -138,7 +138,7 @@ func TestScripts(t *testing.T) {
 			"gone":     checkGone,
 			"empty":    empty,
 			"status":   status,
-			"kill-one": killOne,
+			"kill-all": killAll,
 			"mode":     mode,
 			"paste":    paste,
 			"same":     same,
@@ -251,21 +251,24 @@ func processes(dir string) ([]int, error) {
 	return pids, nil
 }
 
-// killOne DIR NAME kills the process NAME of the system in DIR with SIGKILL.
-func killOne(ts *testscript.TestScript, neg bool, args []string) {
+// killAll DIR NAME kills every process NAME of the system in DIR with SIGKILL.
+func killAll(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
-		ts.Fatalf("usage: kill-one DIR NAME")
+		ts.Fatalf("usage: kill-all DIR NAME")
 	}
 	pids, err := processes(ts.MkAbs(args[0]))
 	ts.Check(err)
+	killed := false
 	for _, pid := range pids {
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
 		if err == nil && filepath.Base(exe) == args[1] {
 			ts.Check(syscall.Kill(pid, syscall.SIGKILL))
-			return
+			killed = true
 		}
 	}
-	ts.Fatalf("there is no process %s of %s", args[1], args[0])
+	if !killed {
+		ts.Fatalf("there is no process %s of %s", args[1], args[0])
+	}
 }
 
 // mode OCTAL FILE checks the permissions of a file.

@@ -85,8 +85,11 @@ func (s *stream) event(e history.Event) {
 		now := s.told(e, was)
 		// What a store that lies has shown unasked is nothing to hold it to; what
 		// was acknowledged is.
-		back := now.most < was && !(s.during(e.At, e.At, lies, int64(s.h.Settling)) && now.most >= s.lines[e.ID].floors[s.replica].before(s.since))
-		if back || now.most == was && !s.again[e.ID] {
+		bound := was
+		if s.during(e.At, e.At, lies, int64(s.h.Settling)) {
+			bound = min(was, s.lines[e.ID].floors[s.replica].before(s.since))
+		}
+		if now.most < bound || now.most == was && !s.again[e.ID] {
 			s.breach(C5, "watch %d got version %d of %s (%v) at %v behind version %d", s.number, e.Version, s.name(e.ID), e.Kind, at, was)
 			if s.v.Breaches[C5] == 1 {
 				s.recount(e.ID, e.At)

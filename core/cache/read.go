@@ -25,7 +25,7 @@ func (b *Backend) Read(ctx context.Context, id config.ID, w Want) (Answer, error
 	s := b.spot(id)
 	held, age, ok := b.hit(ctx, id, s, w)
 	if ok {
-		return held.answer(config.SourceCache, age, config.StateFresh), nil
+		return held.answer(config.SourceCache, age, b.valid()), nil
 	}
 	return b.miss(ctx, id, s, held, w)
 }
@@ -42,7 +42,15 @@ func (b *Backend) Peek(ctx context.Context, id config.ID) (e *config.Entry, f co
 	if !held.absent {
 		e = &held.entry
 	}
-	return e, held.freshness(config.SourceCache, age, config.StateFresh), true
+	return e, held.freshness(config.SourceCache, age, b.valid()), true
+}
+
+// valid is the state of a record that is valid and young enough.
+func (b *Backend) valid() config.State {
+	if b.source.down.Load() {
+		return config.StateDegraded
+	}
+	return config.StateFresh
 }
 
 // hit returns what is held of id; ok says that it answers.
@@ -215,13 +223,9 @@ func (b *Backend) ReadMany(ctx context.Context, ids []config.ID, w Want) []Resul
 	var missing, exact []int // indexes
 	for i, id := range ids {
 		s := b.spot(id)
-		held, need := b.lookup(s, id)
-		if held != nil && b.usable(held, need) {
-			if age := held.age(b.cache.since()); age < b.limit(held, w) {
-				b.counts.hit(age)
-				out[i].Answer = held.answer(config.SourceCache, age, config.StateFresh)
-				continue
-			}
+		if held, age, ok := b.hit(ctx, id, s, w); ok {
+			out[i].Answer = held.answer(config.SourceCache, age, b.valid())
+			continue
 		}
 		if b.demand(s, w).exact {
 			exact = append(exact, i)

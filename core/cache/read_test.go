@@ -248,7 +248,7 @@ func TestStoreIsAway(t *testing.T) {
 		if _, err := b.Read(t.Context(), id("acme-corp", "p_z"), cache.Want{}); !errors.Is(err, config.Unavailable) || o.gets.Load() != calls {
 			t.Errorf("got %v after %d calls, want none: it is known to be away", err, o.gets.Load()-calls)
 		}
-		wantRead(t, b, x, "1", config.SourceCache, config.StateFresh)
+		wantRead(t, b, x, "1", config.SourceCache, config.StateDegraded)
 		pass(10 * time.Second) // an absence is old by now, and still the last that is known
 		wantRead(t, b, y, "-", config.SourceCache, config.StateDegraded)
 		if _, err := b.Read(t.Context(), x, cache.Want{Bounded: true}); !errors.Is(err, config.Unavailable) {

@@ -69,7 +69,7 @@ func (r *Record) answer(from config.Source, age time.Duration, state config.Stat
 
 // freshness is that of an answer. What may be an old copy is stale at best.
 func (r *Record) freshness(from config.Source, age time.Duration, state config.State) config.Freshness {
-	if !r.exact && state == config.StateFresh {
+	if !r.exact {
 		state = config.StateStale
 	}
 	return config.Freshness{Source: from, Age: age, State: state}

@@ -21,7 +21,8 @@ func FuzzVerify(f *testing.F) {
 	v := w.verifier(f, nil)
 	id := w.sign(f, nil, w.claims(nil))
 	refresher := w.sign(f, nil, w.issuer.RefresherClaims(time.Hour))
-	genuine := map[string]bool{id: true, refresher: true}
+	operator := w.sign(f, nil, w.issuer.OperatorClaims(time.Hour))
+	genuine := map[string]bool{id: true, refresher: true, operator: true}
 	for token := range genuine {
 		if _, err := v.Verify(f.Context(), token); err != nil {
 			f.Fatal(err)
@@ -86,7 +87,7 @@ func FuzzClaims(f *testing.F) {
 // wantSame compares a principal with the claims that another library read.
 func wantSame(t *testing.T, p auth.Principal, read map[string]any) {
 	t.Helper()
-	if p.Role != auth.RoleRefresher && read["custom:tenantId"] != p.Tenant.String() {
+	if !p.Role.IsMachine() && read["custom:tenantId"] != p.Tenant.String() {
 		t.Errorf("tenant is %q here and %q there", p.Tenant, read["custom:tenantId"])
 	}
 	if read["sub"] != p.Subject {

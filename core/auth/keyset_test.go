@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -441,6 +442,40 @@ func TestRotationAndRevocation(t *testing.T) {
 		}
 		wantRefused(t, v, old, config.Unauthenticated)
 		wantAccepted(t, v, w.token(t))
+	})
+}
+
+// A remembered token is refused from the very moment at which one that was never
+// seen is: when its key is no longer among the issuer's.
+func TestRememberedTokenEndsWithItsKey(t *testing.T) {
+	bubble(t, func(t *testing.T, w *fakeWorld) {
+		v := w.start(t)
+		const step = 5 * time.Second
+		var unseen []string
+		for i := range int(15*time.Minute/step) + 1 {
+			token, err := w.issuer.ID("acme-corp", fmt.Sprint("user-", i), auth.RoleReader, time.Hour)
+			if err != nil {
+				t.Fatal(err)
+			}
+			unseen = append(unseen, token)
+		}
+		remembered := w.token(t)
+		wantAccepted(t, v, remembered)
+		w.issuer.RotateTo(sharedKeys()[1])
+		w.issuer.Revoke()
+		for _, other := range unseen {
+			_, err := v.Verify(t.Context(), remembered)
+			_, otherErr := v.Verify(t.Context(), other)
+			if config.CodeOf(err) != config.CodeOf(otherErr) {
+				t.Fatalf("remembered: %v; never seen: %v", err, otherErr)
+			}
+			if err != nil {
+				wantRefused(t, v, remembered, config.Unauthenticated)
+				return
+			}
+			<-time.After(step)
+		}
+		t.Error("a revoked key is accepted after 15 min")
 	})
 }
 

@@ -12,26 +12,36 @@ import (
 type Role string
 
 // The roles. Reader, Editor and Admin are ranks of people inside one tenant;
-// Refresher is a machine without a tenant and stands beside them.
+// Refresher and Operator are machines without a tenant and stand beside them.
 const (
 	RoleReader    Role = "reader"
 	RoleEditor    Role = "editor"
 	RoleAdmin     Role = "admin"
 	RoleRefresher Role = "refresher"
+	RoleOperator  Role = "operator"
 )
 
 // RefreshScope is the OAuth scope that makes a machine's token a Refresher's.
 const RefreshScope = "tagstore/refresh"
 
+// OperateScope is the OAuth scope that makes a machine's token an Operator's: of
+// those who run the service for all tenants and belong to none.
+const OperateScope = "tagstore/operate"
+
 // AtLeast reports whether r may do what other may. Each role includes itself,
-// an admin is an editor and an editor a reader; a refresher is none of these
-// and none of them is a refresher. Text that is not a role includes nothing.
+// an admin is an editor and an editor a reader; a machine's role is none of
+// these, and no role is a machine's but that one. Text that is not a role
+// includes nothing.
 func (r Role) AtLeast(other Role) bool {
-	if r == RoleRefresher || other == RoleRefresher {
+	if r.IsMachine() || other.IsMachine() {
 		return r == other
 	}
 	return other.rank() > 0 && r.rank() >= other.rank()
 }
+
+// IsMachine reports whether only a machine can have this role, one that belongs
+// to no tenant.
+func (r Role) IsMachine() bool { return r == RoleRefresher || r == RoleOperator }
 
 // Group returns the Cognito group whose members have the role of a person:
 // "tagstore-reader", "tagstore-editor" or "tagstore-admin"; else "".
@@ -58,7 +68,7 @@ func (r Role) rank() int {
 // Principal is a caller whose token was verified.
 type Principal struct {
 	// Tenant is whose data the caller may see. It is zero for a Refresher and
-	// for nobody else.
+	// an Operator, and for nobody else.
 	Tenant config.Tenant
 	// Subject is the token's sub: 1 to 255 printable ASCII characters.
 	Subject string
@@ -70,13 +80,28 @@ type Principal struct {
 
 type principalKey struct{}
 
+// principalContext is a context with a principal in it, in one piece of memory.
+type principalContext struct {
+	context.Context
+	principal Principal
+}
+
+func (c *principalContext) Value(key any) any {
+	if key == (principalKey{}) {
+		return &c.principal
+	}
+	return c.Context.Value(key)
+}
+
 // ContextWithPrincipal returns a context that carries p.
 func ContextWithPrincipal(ctx context.Context, p Principal) context.Context {
-	return context.WithValue(ctx, principalKey{}, p)
+	return &principalContext{ctx, p}
 }
 
 // FromContext returns the principal that ctx carries, false if there is none.
 func FromContext(ctx context.Context) (Principal, bool) {
-	p, ok := ctx.Value(principalKey{}).(Principal)
-	return p, ok
+	if p, ok := ctx.Value(principalKey{}).(*Principal); ok {
+		return *p, true
+	}
+	return Principal{}, false
 }

@@ -20,6 +20,13 @@ const (
 // digest identifies a token. Tokens themselves are not kept.
 type digest [sha256.Size]byte
 
+// sumOf returns the digest of a token. Those of a usual length cost no
+// allocation.
+func sumOf(token string) digest {
+	var usual [2 << 10]byte
+	return sha256.Sum256(append(usual[:0], token...))
+}
+
 // verified is a token that was accepted, and the key that it was accepted by.
 type verified struct {
 	sum       digest

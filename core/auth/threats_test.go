@@ -747,19 +747,23 @@ func otherFormatRows() []threat {
 // machine's token never yields a tenant or a person's role, nor the reverse;
 // the table of methods then refuses it.
 func serverRows() []threat {
-	machine := func(name string, want config.Code, change map[string]any) threat {
-		return threat{20, name, func(t *testing.T, w *world) {
-			v := w.verifier(t, nil)
-			token := w.sign(t, nil, changed(w.issuer.RefresherClaims(time.Hour), change))
-			if want != config.Unknown {
-				wantRefused(t, v, token, want)
-				return
-			}
-			if p := wantAccepted(t, v, token); p.Role != auth.RoleRefresher || !p.Tenant.IsZero() {
-				t.Errorf("got %+v, want a refresher without a tenant", p)
-			}
-		}}
+	of := func(role auth.Role, claims func(*world) map[string]any) func(string, config.Code, map[string]any) threat {
+		return func(name string, want config.Code, change map[string]any) threat {
+			return threat{20, name, func(t *testing.T, w *world) {
+				v := w.verifier(t, nil)
+				token := w.sign(t, nil, changed(claims(w), change))
+				if want != config.Unknown {
+					wantRefused(t, v, token, want)
+					return
+				}
+				if p := wantAccepted(t, v, token); p.Role != role || !p.Tenant.IsZero() {
+					t.Errorf("got %+v, want a %s without a tenant", p, role)
+				}
+			}}
+		}
 	}
+	machine := of(auth.RoleRefresher, func(w *world) map[string]any { return w.issuer.RefresherClaims(time.Hour) })
+	operator := of(auth.RoleOperator, func(w *world) map[string]any { return w.issuer.OperatorClaims(time.Hour) })
 	return []threat{
 		{18, "a token that was accepted is refused from exp on", func(t *testing.T, w *world) {
 			v := w.verifier(t, nil)
@@ -806,15 +810,26 @@ func serverRows() []threat {
 				t.Errorf("got %+v", p)
 			}
 		}},
+		machine("an operator's scope beside it", config.PermissionDenied, map[string]any{"scope": "tagstore/refresh tagstore/operate"}),
+		operator("control: an operator", config.Unknown, nil),
+		operator("an operator with a tenant and a group is still none's", config.Unknown, map[string]any{
+			"custom:tenantId": "victim", "cognito:groups": []string{"tagstore-admin"},
+		}),
+		operator("an operator without the scope", config.Unauthenticated, map[string]any{"scope": "tagstore/operate2 xtagstore/operate"}),
+		operator("a person with an operator's scope", config.Unauthenticated, map[string]any{"username": "ann"}),
+		operator("an ID token with an operator's scope", config.PermissionDenied, map[string]any{"token_use": "id", "aud": "web"}),
+		operator("another client, with an operator's scope", config.Unauthenticated, map[string]any{"client_id": "billing"}),
 		{20, "a machine without the scope is no person", func(t *testing.T, w *world) {
 			v := w.verifier(t, func(o *auth.Options) { o.TokenUse = auth.UseAccess })
 			token := w.sign(t, nil, changed(w.issuer.RefresherClaims(time.Hour), map[string]any{"scope": "other/scope"}))
 			wantRefused(t, v, token, config.PermissionDenied)
 		}},
 		{20, "no role of a person includes the machine's, nor the reverse", func(t *testing.T, _ *world) {
-			for _, person := range []auth.Role{auth.RoleReader, auth.RoleEditor, auth.RoleAdmin, ""} {
-				if person.AtLeast(auth.RoleRefresher) || auth.RoleRefresher.AtLeast(person) {
-					t.Errorf("%q and the refresher stand in an order", person)
+			for _, machine := range []auth.Role{auth.RoleRefresher, auth.RoleOperator} {
+				for _, other := range []auth.Role{auth.RoleReader, auth.RoleEditor, auth.RoleAdmin, auth.RoleRefresher, auth.RoleOperator, ""} {
+					if other != machine && (other.AtLeast(machine) || machine.AtLeast(other)) {
+						t.Errorf("%q and the %s stand in an order", other, machine)
+					}
 				}
 			}
 		}},

@@ -42,10 +42,12 @@ func denied(message, hint string) *config.Error {
 	return &config.Error{Op: "auth.Verify", Code: config.PermissionDenied, Message: message, Hint: hint}
 }
 
+func tooLong() *config.Error { return unauthenticated("the token is too long") }
+
 // checkShape judges a token's size and alphabet without allocating.
 func checkShape(text string) error {
 	if len(text) > MaxToken {
-		return unauthenticated("the token is too long")
+		return tooLong()
 	}
 	dots := 0
 	for i := range len(text) {

@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"crypto/rsa"
-	"crypto/sha256"
 	"log/slog"
 	"net"
 	"net/http"
@@ -62,7 +61,7 @@ type Options struct {
 	// Default: Issuer + "/.well-known/jwks.json".
 	JWKSURL string
 	// TokenUse is the type of token that is accepted from people. Default:
-	// UseID. Refreshers always come with an access token.
+	// UseID. Machines always come with an access token.
 	TokenUse TokenUse
 	// RoleClaim is where roles come from. Default: RoleFromGroups.
 	RoleClaim RoleClaim
@@ -187,12 +186,17 @@ func (v *Verifier) Ready() error {
 // Canceled or DeadlineExceeded. A token that was accepted before costs a hash
 // and a look-up until it expires or its key is revoked.
 func (v *Verifier) Verify(ctx context.Context, token string) (Principal, error) {
-	if err := checkShape(token); err != nil {
-		return Principal{}, err
+	if len(token) > MaxToken {
+		return Principal{}, tooLong()
 	}
-	sum := digest(sha256.Sum256([]byte(token)))
+	// What is remembered was looked at in full when it came first, and the hash
+	// is over all of it.
+	sum := sumOf(token)
 	if p, ok := v.seen.get(&sum, v.now(), v.isCurrent); ok {
 		return p, nil
+	}
+	if err := checkShape(token); err != nil {
+		return Principal{}, err
 	}
 	t, err := parseToken(token)
 	if err != nil {
@@ -220,7 +224,7 @@ func (v *Verifier) judge(t token) (Principal, error) {
 	if issuer, ok := t.claims.text("iss"); !ok || issuer != v.issuer {
 		return Principal{}, unauthenticated("the token is of another issuer")
 	}
-	machine := isRefresher(t.claims)
+	role, machine := machineRole(t.claims)
 	use, err := v.checkUse(t, machine)
 	if err != nil {
 		return Principal{}, err
@@ -236,7 +240,10 @@ func (v *Verifier) judge(t token) (Principal, error) {
 	if !ok || !validSubject(subject) {
 		return Principal{}, unauthenticated("the token has no usable subject")
 	}
-	p := Principal{Subject: subject, Role: RoleRefresher, Expires: expires}
+	p := Principal{Subject: subject, Role: role, Expires: expires}
+	if machine && role == "" {
+		return Principal{}, denied("the token carries the scopes of two roles", "ask for one of them, or give each machine a client of its own")
+	}
 	if machine {
 		return p, nil
 	}
@@ -253,14 +260,28 @@ func (v *Verifier) judge(t token) (Principal, error) {
 	return p, nil
 }
 
-// isRefresher reports whether the claims are those of a machine that may call
-// Refresh: an access token of the client-credentials grant, so without a user,
-// with the scope for it.
-func isRefresher(claims object) bool {
+// machineRole reports whether the claims are those of a machine that has a role,
+// and which: an access token of the client-credentials grant, so without a user,
+// with the scope for it. The role is "" where there are the scopes of two: of the
+// two neither contains the other, and a principal has one.
+func machineRole(claims object) (Role, bool) {
 	use, _ := claims.text("token_use")
+	if use != string(UseAccess) || claims.has("username") || claims.has("cognito:username") {
+		return "", false
+	}
 	scope, _ := claims.text("scope")
-	return use == string(UseAccess) && slices.Contains(strings.Fields(scope), RefreshScope) &&
-		!claims.has("username") && !claims.has("cognito:username")
+	scopes := strings.Fields(scope)
+	refresher, operator := slices.Contains(scopes, RefreshScope), slices.Contains(scopes, OperateScope)
+	switch {
+	case refresher && operator:
+		return "", true
+	case refresher:
+		return RoleRefresher, true
+	case operator:
+		return RoleOperator, true
+	default:
+		return "", false
+	}
 }
 
 // checkUse decides on the type of the token, RFC 8725, 3.11 and 3.12.

@@ -104,11 +104,11 @@ func TestRoles(t *testing.T) {
 			}
 		}
 	}
-	if !auth.RoleRefresher.AtLeast(auth.RoleRefresher) {
-		t.Error("a refresher is not a refresher")
+	if !auth.RoleRefresher.AtLeast(auth.RoleRefresher) || !auth.RoleOperator.AtLeast(auth.RoleOperator) {
+		t.Error("a machine's role does not include itself")
 	}
 	for role, want := range map[auth.Role]string{
-		auth.RoleReader: "tagstore-reader", auth.RoleAdmin: "tagstore-admin", auth.RoleRefresher: "", "": "",
+		auth.RoleReader: "tagstore-reader", auth.RoleAdmin: "tagstore-admin", auth.RoleRefresher: "", auth.RoleOperator: "", "": "",
 	} {
 		if got := role.Group(); got != want {
 			t.Errorf("%q.Group() is %q, want %q", role, got, want)

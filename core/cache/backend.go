@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,31 +60,46 @@ type Result struct {
 
 // Backend is one route's backend behind a Cache. It keeps the contract of
 // package driver where the backend does, and copies bytes in and out there;
-// Read and ReadMany do not.
+// Read and ReadMany do not. What is behind it can be replaced while it is used:
+// see Swap.
 //
 // It is safe for concurrent use.
 type Backend struct {
-	driver.Backend
 	cache  *Cache
-	source *source
-	policy Policy
-	space  uint64 // tells its IDs from the same ones of other backends
-	// eventual backends are asked through driver.Refresher where it matters.
-	eventual bool
-	forgets  bool // Caveats.PermanentDelete
-	views    views
-	counts   counts
-	ctx      context.Context // ends with Close of this or of the Cache
-	close    context.CancelFunc
+	sites  sites
+	now    atomic.Pointer[mount] // what answers
+	views  views
+	counts counts
+	ctx    context.Context // ends with Close or Unwrap of this, or with the Cache
+	close  context.CancelFunc
+
+	gate  sync.Mutex    // who uses now, and whether it may be used
+	held  chan struct{} // closed when Hold is over; nil where there is none
+	taken bool          // out of use, by Unwrap
 }
 
 // counts are what the metrics read. They are counted apart from the
 // instruments, which cost more than a hit.
 type counts struct {
-	hits, misses, degraded, stale, fills, failures, notKept, reconciled atomic.Int64
+	hits                                                          [8]tally // by hash, so that those who hit at once do not wait for each other
+	misses, degraded, stale, fills, failures, notKept, reconciled atomic.Int64
 	// oldest is the greatest age of an answer that was not marked since it was
 	// last reported, in nanoseconds.
 	oldest atomic.Int64
+}
+
+// tally is a counter that shares a line of memory with nothing.
+type tally struct {
+	atomic.Int64
+	_ [56]byte
+}
+
+// hitsInAll is the sum of all.
+func (n *counts) hitsInAll() (sum int64) {
+	for i := range n.hits {
+		sum += n.hits[i].Load()
+	}
+	return sum
 }
 
 // Wrap returns b behind the cache. Several routes may have the same b, each
@@ -90,23 +107,33 @@ type counts struct {
 func (c *Cache) Wrap(b driver.Backend, p Policy) *Backend {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.source(b)
-	caveats := driver.CaveatsOf(b)
-	wrapped := &Backend{
-		Backend: b, cache: c, source: s, policy: p, space: uint64(len(c.backends) + 1),
-		eventual: caveats.EventualReads, forgets: caveats.PermanentDelete,
-	}
+	wrapped := &Backend{cache: c}
 	wrapped.ctx, wrapped.close = context.WithCancel(c.ctx)
-	wrapped.views.init(wrapped)
-	c.backends = append(c.backends, wrapped)
+	m := wrapped.mount(c.source(b), p)
+	wrapped.now.Store(m)
+	wrapped.views.init(wrapped, m.space)
+	c.backends = append(slices.Clone(c.backends), wrapped)
 	if !c.closed {
 		c.work.Go(wrapped.maintain)
 	}
 	return wrapped
 }
 
-// source returns what is known of b's store, the same for every Wrap of b.
+// source returns what is known of b's store, the same for every Wrap of b. The
+// lock is held.
 func (c *Cache) source(b driver.Backend) *source {
+	s := c.known(b)
+	if s == nil {
+		c.spaces++
+		s = newSource(b, c.perMin, c.spaces)
+		c.sources = append(c.sources, s)
+	}
+	s.used = true
+	return s
+}
+
+// known is source, nil where there is none.
+func (c *Cache) known(b driver.Backend) *source {
 	if reflect.TypeOf(b).Comparable() {
 		for _, s := range c.sources {
 			if s.backend == b {
@@ -114,29 +141,32 @@ func (c *Cache) source(b driver.Backend) *source {
 			}
 		}
 	}
-	s := newSource(b, c.perMin)
-	c.sources = append(c.sources, s)
-	return s
+	return nil
 }
 
 // keeps reports whether the route's values are kept at all.
-func (b *Backend) keeps() bool { return b.policy.MaxStaleness > 0 }
+func (b *mount) keeps() bool { return b.policy.MaxStaleness > 0 }
 
 // Capabilities are those of the backend, and Watch whatever it can do.
 func (b *Backend) Capabilities() driver.Capabilities {
-	has := driver.CapabilitiesOf(b.Backend)
+	has := driver.CapabilitiesOf(b.now.Load().backend)
 	has.Watch = true
 	has.Batch = true
 	return has
 }
 
 // Caveats are those of the backend.
-func (b *Backend) Caveats() driver.Caveats { return driver.CaveatsOf(b.Backend) }
+func (b *Backend) Caveats() driver.Caveats { return driver.CaveatsOf(b.now.Load().backend) }
 
 // Get is Read for the latest version, and the backend's own for any other.
 func (b *Backend) Get(ctx context.Context, id config.ID, version uint64) (config.Entry, error) {
 	if version != 0 {
-		return b.Backend.Get(ctx, id, version)
+		m, err := b.enter(ctx)
+		if err != nil {
+			return config.Entry{}, err
+		}
+		defer m.leave()
+		return m.backend.Get(ctx, id, version)
 	}
 	if err := b.open(ctx); err != nil {
 		return config.Entry{}, err
@@ -162,7 +192,7 @@ func (b *Backend) open(ctx context.Context) error {
 // Close closes the backend. What is held of it is not used any more.
 func (b *Backend) Close() error {
 	b.close()
-	return b.Backend.Close()
+	return b.now.Load().backend.Close()
 }
 
 func errClosed() error {
@@ -201,8 +231,17 @@ func (b *Backend) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 // List is the backend's own, which it always asks. What a page holds is kept,
 // so that one call fetches what would be many Gets.
 func (b *Backend) List(ctx context.Context, r driver.ListRequest) (driver.Page, error) {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return driver.Page{}, err
+	}
+	defer m.leave()
+	return m.list(ctx, r)
+}
+
+func (b *mount) list(ctx context.Context, r driver.ListRequest) (driver.Page, error) {
 	born, began := b.cache.clock.now(), b.cache.since()
-	page, err := b.Backend.List(ctx, r)
+	page, err := b.backend.List(ctx, r)
 	if err != nil || !b.keeps() {
 		return page, err
 	}
@@ -211,7 +250,7 @@ func (b *Backend) List(ctx context.Context, r driver.ListRequest) (driver.Page, 
 			continue // not what was asked for: others judge it
 		}
 		s := b.spot(e.ID)
-		if held, need := b.lookup(s, e.ID); held != nil && held.born >= need {
+		if held, need := b.lookup(s, &e.ID); held != nil && held.born >= need {
 			continue
 		}
 		b.keep(s, b.record(e, false, born, began, true)) // List is never eventual: C30
@@ -222,8 +261,17 @@ func (b *Backend) List(ctx context.Context, r driver.ListRequest) (driver.Page, 
 // Put writes through, and puts what it wrote in place of what is held before it
 // returns.
 func (b *Backend) Put(ctx context.Context, r driver.PutRequest) (config.Entry, error) {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return config.Entry{}, err
+	}
+	defer m.leave()
+	return m.put(ctx, r)
+}
+
+func (b *mount) put(ctx context.Context, r driver.PutRequest) (config.Entry, error) {
 	born, began := b.cache.clock.now(), b.cache.since()
-	e, err := b.Backend.Put(ctx, r)
+	e, err := b.backend.Put(ctx, r)
 	if err != nil {
 		b.failedWrite(r.ID, err)
 		return e, err
@@ -240,8 +288,17 @@ func (b *Backend) Put(ctx context.Context, r driver.PutRequest) (config.Entry, e
 
 // Delete writes through as Put does.
 func (b *Backend) Delete(ctx context.Context, r driver.DeleteRequest) (config.Entry, error) {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return config.Entry{}, err
+	}
+	defer m.leave()
+	return m.remove(ctx, r)
+}
+
+func (b *mount) remove(ctx context.Context, r driver.DeleteRequest) (config.Entry, error) {
 	born, began := b.cache.clock.now(), b.cache.since()
-	e, err := b.Backend.Delete(ctx, r)
+	e, err := b.backend.Delete(ctx, r)
 	if err != nil {
 		b.failedWrite(r.ID, err)
 		return e, err
@@ -257,19 +314,19 @@ func (b *Backend) Delete(ctx context.Context, r driver.DeleteRequest) (config.En
 // wrote applies an acknowledged write. One that carried an idempotency key may
 // be the answer to an earlier write, which others have followed since: it is
 // not put in place.
-func (b *Backend) wrote(r *Record, idempotencyKey string) {
+func (b *mount) wrote(r *said, idempotencyKey string) {
 	if idempotencyKey == "" {
 		b.apply(r)
 		return
 	}
-	b.cache.floors.raise(r.entry, r.absent, b.forgets, b.cache.since())
+	b.cache.floors.raise(r.space, r.entry, r.absent, b.forgets, r.born, b.cache.clock.now(), b.cache.since())
 	r.born, _ = b.cache.clock.invalidate(b.spot(r.entry.ID), r.born)
 	b.views.changed(r, false)
 }
 
 // failedWrite gives up what is held where the write may have been made, or
 // another one has been.
-func (b *Backend) failedWrite(id config.ID, err error) {
+func (b *mount) failedWrite(id config.ID, err error) {
 	switch config.CodeOf(err) {
 	case config.InvalidArgument, config.NotFound, config.AlreadyExists, config.PermissionDenied, config.Unauthenticated,
 		config.FailedPrecondition, config.Unimplemented, config.ResourceExhausted:
@@ -283,7 +340,12 @@ func (b *Backend) failedWrite(id config.ID, err error) {
 
 // History returns the versions that the backend keeps.
 func (b *Backend) History(ctx context.Context, r driver.HistoryRequest) (driver.Page, error) {
-	if from, ok := driver.AsHistorian(b.Backend); ok {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return driver.Page{}, err
+	}
+	defer m.leave()
+	if from, ok := driver.AsHistorian(m.backend); ok {
 		return from.History(ctx, r)
 	}
 	return driver.Page{}, unable("tell the history of a value")
@@ -291,7 +353,12 @@ func (b *Backend) History(ctx context.Context, r driver.HistoryRequest) (driver.
 
 // Ping asks the backend whether its store is in reach.
 func (b *Backend) Ping(ctx context.Context) error {
-	if p, ok := driver.AsPinger(b.Backend); ok {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer m.leave()
+	if p, ok := driver.AsPinger(m.backend); ok {
 		return p.Ping(ctx)
 	}
 	return unable("be pinged")
@@ -299,7 +366,7 @@ func (b *Backend) Ping(ctx context.Context) error {
 
 // IdempotencyWindow is the backend's.
 func (b *Backend) IdempotencyWindow() time.Duration {
-	if i, ok := driver.AsIdempotent(b.Backend); ok {
+	if i, ok := driver.AsIdempotent(b.now.Load().backend); ok {
 		return i.IdempotencyWindow()
 	}
 	return 0
@@ -307,7 +374,12 @@ func (b *Backend) IdempotencyWindow() time.Duration {
 
 // Size asks the backend how much its store holds.
 func (b *Backend) Size(ctx context.Context) (driver.Size, error) {
-	if s, ok := driver.AsSizer(b.Backend); ok {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return driver.Size{}, err
+	}
+	defer m.leave()
+	if s, ok := driver.AsSizer(m.backend); ok {
 		return s.Size(ctx)
 	}
 	return driver.Size{}, unable("tell how much it holds")
@@ -316,7 +388,16 @@ func (b *Backend) Size(ctx context.Context) (driver.Size, error) {
 // Refresh asks the backend's source of truth, past the cache, and puts what it
 // says in place of what is held.
 func (b *Backend) Refresh(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
-	r, ok := driver.AsRefresher(b.Backend)
+	m, err := b.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer m.leave()
+	return m.refresh(ctx, ids)
+}
+
+func (b *mount) refresh(ctx context.Context, ids []config.ID) ([]driver.Result, error) {
+	r, ok := driver.AsRefresher(b.backend)
 	if !ok {
 		return nil, unable("be asked past what is in front of it")
 	}
@@ -345,21 +426,23 @@ func unable(what string) error {
 	return config.Errorf(config.Unimplemented, "the backend can not %s", what)
 }
 
-func (b *Backend) spot(id config.ID) spot { return b.cache.spot(b.space, id) }
+func (b *mount) spot(id config.ID) spot { return b.cache.spot(b.space, &id) }
 
 // record makes one of what a backend said of e.ID.
-func (b *Backend) record(e config.Entry, absent bool, born uint64, began time.Duration, exact bool) *Record {
-	r := &Record{owner: b, entry: e, absent: absent, born: born, exact: exact || !b.eventual, scale: scale()}
+func (b *mount) record(e config.Entry, absent bool, born uint64, began time.Duration, exact bool) *said {
+	r := &said{space: b.space, entry: e, absent: absent, born: born, read: began, exact: exact || !b.eventual}
 	if absent {
 		r.entry = config.Entry{ID: e.ID, Version: e.Version, Revision: e.Revision, UpdatedAt: e.UpdatedAt, UpdatedBy: e.UpdatedBy, Message: e.Message, Deleted: true}
 	}
-	r.read.Store(int64(began))
+	if prepare := b.cache.prepare; prepare != nil && b.keeps() && !absent && !e.Secret && !e.Deleted && e.Value != nil {
+		r.form, r.entry.Value = prepare(&r.entry) // before anybody else has the record
+	}
 	return r
 }
 
 // judged makes a record of one answer, nil for one that does not fit: that is
 // for others to judge. NotFound is an absence, any other error is returned.
-func (b *Backend) judged(id config.ID, got driver.Result, born uint64, began time.Duration, exact bool) (*Record, error) {
+func (b *mount) judged(id config.ID, got driver.Result, born uint64, began time.Duration, exact bool) (*said, error) {
 	switch {
 	case got.Err == nil && got.Entry.ID == id && !got.Entry.Deleted:
 		return b.record(got.Entry, false, born, began, exact), nil
@@ -371,12 +454,13 @@ func (b *Backend) judged(id config.ID, got driver.Result, born uint64, began tim
 	return nil, got.Err
 }
 
-// keep puts a record into the table, unless it must not be or can not be.
-func (b *Backend) keep(s spot, r *Record) {
-	switch {
-	case !b.keeps() || r.entry.Secret || r.absent && b.policy.NegativeTTL <= 0:
+// keep puts what a store said into the table, unless it must not be or can not
+// be. Nobody else may have r yet.
+func (b *mount) keep(s spot, r *said) {
+	if !b.keeps() || r.entry.Secret || r.absent && b.policy.NegativeTTL <= 0 {
 		return
-	case !b.cache.shares.put(s.id, r):
+	}
+	if p := b.pack(s, r); p == nil || !b.cache.shares.put(p) {
 		b.counts.notKept.Add(1)
 	}
 }
@@ -384,10 +468,10 @@ func (b *Backend) keep(s spot, r *Record) {
 // lookup returns the record at s if it is about id, and the born that it needs
 // to be valid. The record is looked at first: an invalidation in between makes
 // it invalid, never the other way about.
-func (b *Backend) lookup(s spot, id config.ID) (r *Record, need uint64) {
-	r, ok := b.cache.table.Get(s.id)
+func (b *mount) lookup(s spot, id *config.ID) (r *Record, need uint64) {
+	r, ok := b.cache.get(s.id)
 	need = b.cache.clock.need(s)
-	if !ok || r.owner != b || r.entry.ID != id {
+	if !ok || !r.is(b, id) {
 		return nil, need
 	}
 	return r, need
@@ -397,10 +481,10 @@ func (b *Backend) lookup(s spot, id config.ID) (r *Record, need uint64) {
 // what is held, and tells the watchers. It reports whether nothing else came
 // between the record's born and now: else what is held is given up, and the
 // record, which may be the older of two, is not used.
-func (b *Backend) apply(r *Record) (clean bool) {
+func (b *mount) apply(r *said) (clean bool) {
 	s := b.spot(r.entry.ID)
 	born := r.born
-	b.cache.floors.raise(r.entry, r.absent, b.forgets, b.cache.since())
+	b.cache.floors.raise(r.space, r.entry, r.absent, b.forgets, r.born, b.cache.clock.now(), b.cache.since())
 	r.born, clean = b.cache.clock.invalidate(s, born)
 	if clean {
 		b.keep(s, r)

@@ -41,6 +41,12 @@ type Options struct {
 	// TokenKey seals the positions of Watch, as store.Options.TokenKey does.
 	// nil: a fresh one.
 	TokenKey []byte
+	// Prepare makes of a value that is to be kept what its readers send, so that
+	// it is made once; nil: nothing is. What it returns must not change any more,
+	// and value, which is the value's own bytes, byte for byte, has to be the end of
+	// form: the value is then held there and nowhere else. It is called from the
+	// goroutine that reads or writes the value, never for a secret.
+	Prepare func(*config.Entry) (form, value []byte)
 	// Table makes the table; nil: NewRistretto.
 	Table func(maxCost int64) (Table, error)
 }
@@ -49,12 +55,14 @@ type Options struct {
 // with New and end it with Close.
 type Cache struct {
 	log      *slog.Logger
-	table    Table // for hits; everything else goes through gate
+	table    Table  // for hits; everything else goes through gate
+	index    *index // table, if it is ours: a call of it costs less
 	gate     *gate
 	shares   *shares
 	maxBytes int64
 	budget   time.Duration
 	perMin   int
+	prepare  func(*config.Entry) (form, value []byte)
 	clock    clock
 	floors   floors
 	seed     maphash.Seed
@@ -68,8 +76,9 @@ type Cache struct {
 
 	mu       sync.Mutex
 	closed   bool
-	backends []*Backend
+	backends []*Backend // replaced, never changed
 	sources  []*source
+	spaces   uint32 // counts them
 
 	flights flights
 }
@@ -114,9 +123,10 @@ func New(o Options) (*Cache, error) {
 		return nil, config.AsError(err, op, config.Key{})
 	}
 	c := &Cache{
-		log: o.Logger, table: table, gate: &gate{table: table}, maxBytes: o.MaxBytes, budget: o.FillBudget, perMin: o.CallsPerMinute,
+		log: o.Logger, table: table, gate: &gate{table: table}, maxBytes: o.MaxBytes, budget: o.FillBudget, perMin: o.CallsPerMinute, prepare: o.Prepare,
 		seed: maphash.MakeSeed(), began: time.Now(), tokens: driver.NewSealer(o.TokenKey), boot: newBoot(),
 	}
+	c.index, _ = table.(*index)
 	c.shares = newShares(c.gate, int64(float64(o.MaxBytes)*o.TenantShare))
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.work.Go(c.settle)
@@ -153,6 +163,14 @@ func (c *Cache) goDo(f func()) bool {
 	return true
 }
 
+// get is for hits.
+func (c *Cache) get(hash uint64) (*Record, bool) {
+	if c.index != nil {
+		return c.index.Get(hash)
+	}
+	return c.table.Get(hash)
+}
+
 // since is the clock of ages: it does not go back and is not the wall's.
 func (c *Cache) since() time.Duration { return time.Since(c.began) }
 
@@ -178,13 +196,13 @@ func (c *Cache) settle() {
 }
 
 // spot returns where an ID of one backend lies.
-func (c *Cache) spot(space uint64, id config.ID) spot {
+func (c *Cache) spot(space uint32, id *config.ID) spot {
 	tenant := maphash.String(c.seed, id.Tenant.String())
 	service := maphash.String(c.seed, id.Service.String())
 	key := maphash.String(c.seed, id.Key.String())
 	// The parts are hashed apart with a secret seed, so that no two of them run
 	// together; odd factors keep the order of them.
-	h := tenant*0x9e3779b97f4a7c15 ^ service*0xc2b2ae3d27d4eb4f ^ key ^ space*0xd6e8feb86659fd93
+	h := tenant*0x9e3779b97f4a7c15 ^ service*0xc2b2ae3d27d4eb4f ^ key ^ uint64(space)*0xd6e8feb86659fd93
 	h ^= h >> 32
 	return spot{id: h, tenant: tenant}
 }

@@ -48,18 +48,28 @@ func TestConformanceOfABareStore(t *testing.T) {
 	conform(t, kept, func(m *memdriver.Backend) driver.Backend { return single{m} })
 }
 
+// As TestConformanceUnwatched, with the other table.
+func TestConformanceWithClock(t *testing.T) {
+	conformWith(t, cache.Options{Table: cache.NewClock}, kept, func(m *memdriver.Backend) driver.Backend { return unwatched{m} })
+}
+
 func TestConformanceNotKept(t *testing.T) {
 	conform(t, cache.Policy{Prefix: "p_"}, func(m *memdriver.Backend) driver.Backend { return unwatched{m} })
 }
 
 func conform(t *testing.T, p cache.Policy, under func(*memdriver.Backend) driver.Backend) {
 	t.Helper()
+	conformWith(t, cache.Options{}, p, under)
+}
+
+func conformWith(t *testing.T, o cache.Options, p cache.Policy, under func(*memdriver.Backend) driver.Backend) {
+	t.Helper()
 	has := driver.CapabilitiesOf(under(memdriver.New()))
 	drivertest.Run(t, drivertest.Caps{
 		Batch: true, Watch: true, History: has.History, Ping: has.Ping, Idempotent: has.Idempotent, Size: has.Size, MaxValue: 1 << 20,
 	}, func(tb testing.TB) *drivertest.Harness {
 		const changes = 5000 // more than a view keeps
-		b := newCache(tb, cache.Options{}).Wrap(under(memdriver.New(memdriver.WithChanges(changes))), p)
+		b := newCache(tb, o).Wrap(under(memdriver.New(memdriver.WithChanges(changes))), p)
 		return &drivertest.Harness{Backend: b, Changes: changes}
 	})
 }

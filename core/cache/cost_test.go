@@ -38,13 +38,35 @@ func (m made) List(_ context.Context, r driver.ListRequest) (driver.Page, error)
 	return page, nil
 }
 
+// prepared is a form of some length before the value.
+func prepared(e *config.Entry) (form, value []byte) {
+	const head = 90
+	form = append(make([]byte, head, head+len(e.Value)), e.Value...)
+	return form, form[head:]
+}
+
 // What is charged for a record is what it takes, or the bound on the memory is
 // none.
 func TestCostIsHonest(t *testing.T) {
 	const n = 100_000
-	for _, size := range []int{20, 200, 2000} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			c := newCache(t, cache.Options{MaxBytes: 1 << 30, TenantShare: 1})
+	for _, of := range []struct {
+		table   string
+		size    int
+		prepare func(*config.Entry) (form, value []byte)
+	}{
+		{"ristretto", 20, nil},
+		{"ristretto", 200, prepared},
+		{"ristretto", 2000, nil},
+		{"clock", 20, nil},
+		{"clock", 200, nil},
+		{"clock", 2000, nil},
+		{"clock", 20, prepared},
+		{"clock", 200, prepared},
+		{"clock", 2000, prepared},
+	} {
+		size := of.size
+		t.Run(fmt.Sprintf("%s/%d/prepared=%t", of.table, size, of.prepare != nil), func(t *testing.T) {
+			c := newCache(t, cache.Options{MaxBytes: 1 << 30, TenantShare: 1, Prepare: of.prepare, Table: tables[of.table]})
 			b := c.Wrap(made{newOrigin(), size}, kept)
 			before := heap()
 			for from := 0; from < n; from += 1000 {

@@ -24,7 +24,7 @@ type flight struct {
 	demand // what it offers
 	ctx    context.Context
 	done   chan struct{}
-	rec    *Record // set before done is closed; nil with err
+	rec    *said // set before done is closed; nil with err
 	err    error
 }
 
@@ -39,6 +39,7 @@ const maxFlights = 2
 
 type flightKey struct {
 	owner *Backend
+	space uint32 // of the store that is asked
 	id    config.ID
 }
 
@@ -66,7 +67,7 @@ func (fs *flights) order() uint64 {
 // fetch answers from the store, by a call of its own or one that is under way
 // and meets d. The call goes on when ctx is done: others may wait for it, and
 // what it brings is kept. It is bounded by the Cache's FillBudget.
-func (b *Backend) fetch(ctx context.Context, id config.ID, s spot, d demand) (*Record, error) {
+func (b *mount) fetch(ctx context.Context, id config.ID, s spot, d demand) (*said, error) {
 	f := b.board(ctx, id, s, d)
 	select {
 	case <-f.done:
@@ -77,8 +78,8 @@ func (b *Backend) fetch(ctx context.Context, id config.ID, s spot, d demand) (*R
 }
 
 // board returns the flight to wait for.
-func (b *Backend) board(ctx context.Context, id config.ID, s spot, d demand) *flight {
-	fs, key := &b.cache.flights, flightKey{b, id}
+func (b *mount) board(ctx context.Context, id config.ID, s spot, d demand) *flight {
+	fs, key := &b.cache.flights, flightKey{b.Backend, b.space, id}
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
 	if fs.byKey == nil {
@@ -104,7 +105,7 @@ func (b *Backend) board(ctx context.Context, id config.ID, s spot, d demand) *fl
 }
 
 // depart begins the next flight if there is room. The lock is held.
-func (b *Backend) depart(key flightKey, s spot, air *airspace) {
+func (b *mount) depart(key flightKey, s spot, air *airspace) {
 	c, f := b.cache, air.next
 	if f == nil || len(air.under) >= maxFlights {
 		return
@@ -120,7 +121,7 @@ func (b *Backend) depart(key flightKey, s spot, air *airspace) {
 	began := c.goDo(func() {
 		defer cancel()
 		defer stop()
-		f.rec, f.err = b.fly(ctx, key.id, s, f)
+		f.rec, f.err = b.fly(ctx, key.id, f)
 		b.land(key, s, f)
 		close(f.done)
 	})
@@ -135,7 +136,7 @@ func (b *Backend) depart(key flightKey, s spot, air *airspace) {
 }
 
 // land makes room for the next flight.
-func (b *Backend) land(key flightKey, s spot, f *flight) {
+func (b *mount) land(key flightKey, s spot, f *flight) {
 	fs := &b.cache.flights
 	fs.mu.Lock()
 	defer fs.mu.Unlock()
@@ -148,7 +149,13 @@ func (b *Backend) land(key flightKey, s spot, f *flight) {
 }
 
 // fly makes the call and keeps what it brings.
-func (b *Backend) fly(ctx context.Context, id config.ID, s spot, f *flight) (*Record, error) {
+func (b *mount) fly(ctx context.Context, id config.ID, f *flight) (*said, error) {
+	b, err := b.enter(ctx) // what is behind the route by now
+	if err != nil {
+		return nil, err
+	}
+	defer b.leave()
+	s := b.spot(id)
 	if err := b.source.enter(ctx); err != nil {
 		return nil, err
 	}
@@ -168,7 +175,7 @@ func (b *Backend) fly(ctx context.Context, id config.ID, s spot, f *flight) (*Re
 		if rec == nil { // a breach of the contract: handed on as it is, and not kept
 			return b.record(got.Entry, false, f.born, f.after, true), nil
 		}
-		if !rec.absent && b.cache.floors.forbids(rec.entry, b.cache.since()) {
+		if !rec.absent && b.cache.floors.forbids(rec.space, rec.entry, b.cache.since()) {
 			if !pause.wait(ctx) {
 				b.counts.failures.Add(1)
 				return nil, config.Errorf(config.Unavailable, "the store answers with an older version than it acknowledged").WithHint("retry")
@@ -188,8 +195,8 @@ func (b *Backend) fly(ctx context.Context, id config.ID, s spot, f *flight) (*Re
 }
 
 // ask makes one call of the store about one ID.
-func (b *Backend) ask(ctx context.Context, id config.ID, exact bool) driver.Result {
-	if r, ok := driver.AsRefresher(b.Backend); ok && exact && b.eventual {
+func (b *mount) ask(ctx context.Context, id config.ID, exact bool) driver.Result {
+	if r, ok := driver.AsRefresher(b.backend); ok && exact && b.eventual {
 		got, err := r.Refresh(ctx, []config.ID{id})
 		switch {
 		case err != nil && config.CodeOf(err) == config.NotFound:
@@ -201,7 +208,7 @@ func (b *Backend) ask(ctx context.Context, id config.ID, exact bool) driver.Resu
 		}
 		return got[0]
 	}
-	e, err := b.Backend.Get(ctx, id, 0)
+	e, err := b.backend.Get(ctx, id, 0)
 	return driver.Result{Entry: e, Err: err}
 }
 

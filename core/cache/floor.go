@@ -18,12 +18,18 @@ const (
 // back.
 type floors struct {
 	mu    sync.Mutex
-	byID  map[config.ID]floor
+	byID  map[place]floor
 	order []raised // oldest first
 }
 
-type raised struct {
+// place is one ID of one store.
+type place struct {
+	space uint32
 	id    config.ID
+}
+
+type raised struct {
+	place place
 	until time.Duration
 }
 
@@ -32,44 +38,51 @@ type floor struct {
 	gone    bool          // and that version is not there any more
 	updated time.Time     // what the store said
 	until   time.Duration // of Cache.since
+	at      uint64        // of the clock when it was raised
 }
 
 // raise notes that id was acknowledged as e, or as absent: then every version
 // up to the deletion's is outdated, or up to the last one that was known. For
-// a store that forgets there is no floor then: it counts from 1 again.
-func (f *floors) raise(e config.Entry, absent, forgets bool, now time.Duration) {
+// a store that forgets there is no floor then: it counts from 1 again. born is the
+// clock before the store was asked, at what it is now. An absence without a
+// version of its own says nothing of what was acknowledged since born.
+func (f *floors) raise(space uint32, e config.Entry, absent, forgets bool, born, at uint64, now time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.byID == nil {
-		f.byID = map[config.ID]floor{}
+		f.byID = map[place]floor{}
 	}
-	was, known := f.byID[e.ID]
+	in := place{space, e.ID}
+	was, known := f.byID[in]
 	if absent && e.Version == 0 {
+		if known && was.at >= born && !was.gone {
+			return
+		}
 		e.Version, e.UpdatedAt = was.version, was.updated
 	}
 	if absent && forgets || e.Version == 0 {
-		delete(f.byID, e.ID)
+		delete(f.byID, in)
 		return
 	}
 	if again := absent && e.Version == was.version; known && was.over(e) && !again {
 		return
 	}
 	until := now + floorKeep
-	f.byID[e.ID] = floor{version: e.Version, gone: absent, updated: e.UpdatedAt, until: until}
-	f.order = append(f.order, raised{e.ID, until})
+	f.byID[in] = floor{version: e.Version, gone: absent, updated: e.UpdatedAt, until: until, at: at}
+	f.order = append(f.order, raised{in, until})
 	for len(f.order) > 0 && (len(f.order) > floorMost || f.order[0].until < now) {
-		if old := f.order[0]; f.byID[old.id].until == old.until { // else it was raised again
-			delete(f.byID, old.id)
+		if old := f.order[0]; f.byID[old.place].until == old.until { // else it was raised again
+			delete(f.byID, old.place)
 		}
 		f.order = f.order[1:]
 	}
 }
 
 // forbids reports whether e is older than what was acknowledged of its ID.
-func (f *floors) forbids(e config.Entry, now time.Duration) bool {
+func (f *floors) forbids(space uint32, e config.Entry, now time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	known, ok := f.byID[e.ID]
+	known, ok := f.byID[place{space, e.ID}]
 	return ok && known.until >= now && known.over(e)
 }
 

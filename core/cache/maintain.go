@@ -19,7 +19,7 @@ const (
 )
 
 // bound is how late a change that nobody announced may be seen.
-func (b *Backend) bound() time.Duration {
+func (b *mount) bound() time.Duration {
 	if b.keeps() {
 		return b.policy.MaxStaleness
 	}
@@ -29,7 +29,14 @@ func (b *Backend) bound() time.Duration {
 // maintain is the reconciler of one route, and keeps an eye on its store while
 // somebody depends on being told.
 func (b *Backend) maintain() {
-	ctx := b.ctx
+	for b.ctx.Err() == nil {
+		b.now.Load().maintain()
+	}
+}
+
+// maintain goes on until something else takes its place.
+func (b *mount) maintain() {
+	ctx := b.ending
 	tick := time.NewTicker(min(maintainEvery, b.bound()/4))
 	defer tick.Stop()
 	var compared time.Duration
@@ -51,7 +58,7 @@ func (b *Backend) maintain() {
 		if b.source.down.Load() {
 			continue // it is probed already
 		}
-		if _, pings := driver.AsPinger(b.Backend); pings && len(views) > 0 {
+		if _, pings := driver.AsPinger(b.backend); pings && len(views) > 0 {
 			b.source.try(ctx)
 			b.probeIfDown()
 		}
@@ -66,11 +73,11 @@ func (b *Backend) maintain() {
 
 // walkDue compares the views that are due with the store, as far as the budget
 // of calls goes.
-func (b *Backend) walkDue(ctx context.Context, views []*view, now, pass time.Duration) {
+func (b *mount) walkDue(ctx context.Context, views []*view, now, pass time.Duration) {
 	const atOnce = 8
 	var due []int
 	for i, v := range views {
-		if pages, is := v.due(now, pass); is && b.source.budget.AllowN(time.Now(), pages) {
+		if pages, is := v.due(now, pass); is && b.source.afford(pages) {
 			due = append(due, i)
 		}
 	}
@@ -95,35 +102,36 @@ func (v *view) due(now, pass time.Duration) (pages int, is bool) {
 }
 
 // reported notes the outcome of a call of the store.
-func (b *Backend) reported(id config.ID, err error) {
+func (b *mount) reported(id config.ID, err error) {
 	if b.source.report(id, err) {
 		b.probe()
 	}
 }
 
-func (b *Backend) probeIfDown() {
+func (b *mount) probeIfDown() {
 	if b.source.down.Load() {
 		b.probe()
 	}
 }
 
 // probe asks the store for a sign of life until there is one.
-func (b *Backend) probe() {
+func (b *mount) probe() {
 	if b.source.probing.CompareAndSwap(false, true) {
 		b.cache.goDo(func() {
-			defer b.source.probing.Store(false)
 			b.source.probe(b.cache.ctx)
+			b.source.probing.Store(false)
+			b.probeIfDown() // who found that it fell meanwhile found it being probed
 		})
 	}
 }
 
 // compareHeld compares what is held and in use with the store, as far as the
 // budget of calls goes: what it does not get to expires by its age.
-func (b *Backend) compareHeld(ctx context.Context) {
+func (b *mount) compareHeld(ctx context.Context) {
 	var chunk []*Record
 	now := b.cache.since()
 	b.cache.shares.walk(func(r *Record) bool {
-		if r.owner != b || r.age(now) < r.hard()/4 || !r.used.Swap(false) {
+		if r.site.owner != b.Backend || r.site.space != b.space || r.age(now) < r.hard(&b.policy)/4 || r.unused() {
 			return true
 		}
 		if chunk = append(chunk, r); len(chunk) < reconcileChunk {
@@ -139,10 +147,10 @@ func (b *Backend) compareHeld(ctx context.Context) {
 }
 
 // compareChunk reports whether to go on.
-func (b *Backend) compareChunk(ctx context.Context, chunk []*Record) bool {
+func (b *mount) compareChunk(ctx context.Context, chunk []*Record) bool {
 	ids := make([]config.ID, len(chunk))
 	for i, r := range chunk {
-		ids[i] = r.entry.ID
+		ids[i] = r.id()
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.cache.budget)
 	defer cancel()
@@ -155,11 +163,11 @@ func (b *Backend) compareChunk(ctx context.Context, chunk []*Record) bool {
 		r, err := b.judged(ids[i], g, born, began, true)
 		switch {
 		case err != nil || r == nil:
-		case r.same(chunk[i]) && chunk[i].exact:
+		case chunk[i].says(r) && chunk[i].flags.has(isExact):
 			chunk[i].read.Store(int64(began)) // it is as good as read anew
-		case r.same(chunk[i]):
+		case chunk[i].says(r):
 			b.keep(b.spot(ids[i]), r)
-		case !r.absent && b.cache.floors.forbids(r.entry, began):
+		case !r.absent && b.cache.floors.forbids(r.space, r.entry, began):
 		default:
 			b.counts.reconciled.Add(1)
 			b.apply(r)
@@ -169,29 +177,35 @@ func (b *Backend) compareChunk(ctx context.Context, chunk []*Record) bool {
 }
 
 // askMany asks the source of truth for several values within the budget.
-func (b *Backend) askMany(ctx context.Context, ids []config.ID) ([]driver.Result, bool) {
+func (b *mount) askMany(ctx context.Context, ids []config.ID) ([]driver.Result, bool) {
 	calls := 1
-	refresher, refreshes := driver.AsRefresher(b.Backend)
+	refresher, refreshes := driver.AsRefresher(b.backend)
 	refreshes = refreshes && b.eventual
-	batcher, batches := driver.AsBatcher(b.Backend)
+	batcher, batches := driver.AsBatcher(b.backend)
 	if !refreshes && !batches {
 		calls = len(ids)
 	}
-	if !b.source.budget.AllowN(time.Now(), calls) || b.source.down.Load() {
+	if !b.source.afford(calls) || b.source.down.Load() {
 		return nil, false
 	}
 	var got []driver.Result
 	var err error
-	switch {
-	case refreshes:
-		got, err = refresher.Refresh(ctx, ids)
-	case batches:
-		got, err = batcher.BatchGet(ctx, ids)
-	default:
-		got = make([]driver.Result, len(ids))
-		for i, id := range ids {
-			got[i].Entry, got[i].Err = b.Backend.Get(ctx, id, 0)
+	in, refused := b.using(ctx, func(in *mount) {
+		switch {
+		case in.source != b.source: // the next pass is its own
+		case refreshes:
+			got, err = refresher.Refresh(ctx, ids)
+		case batches:
+			got, err = batcher.BatchGet(ctx, ids)
+		default:
+			got = make([]driver.Result, len(ids))
+			for i, id := range ids {
+				got[i].Entry, got[i].Err = b.backend.Get(ctx, id, 0)
+			}
 		}
+	})
+	if refused != nil || in.source != b.source {
+		return nil, false
 	}
 	b.reported(ids[0], err)
 	return got, err == nil && len(got) == len(ids)

@@ -56,9 +56,10 @@ func (c *Cache) observe(p metric.MeterProvider) {
 		backends := c.backends
 		c.mu.Unlock()
 		for _, b := range backends {
-			prefix := attribute.String("prefix", b.policy.Prefix)
+			m := b.now.Load()
+			prefix := attribute.String("prefix", m.policy.Prefix)
 			with := func(kv attribute.KeyValue) metric.MeasurementOption { return metric.WithAttributes(prefix, kv) }
-			o.ObserveInt64(reads, b.counts.hits.Load(), with(attribute.String("outcome", "hit")))
+			o.ObserveInt64(reads, b.counts.hitsInAll(), with(attribute.String("outcome", "hit")))
 			o.ObserveInt64(reads, b.counts.misses.Load(), with(attribute.String("outcome", "miss")))
 			o.ObserveInt64(reads, b.counts.degraded.Load(), with(attribute.String("outcome", "degraded")))
 			o.ObserveInt64(reads, b.counts.stale.Load(), with(attribute.String("outcome", "stale")))
@@ -66,11 +67,11 @@ func (c *Cache) observe(p metric.MeterProvider) {
 			o.ObserveInt64(fills, b.counts.failures.Load(), with(attribute.String("outcome", "failed")))
 			o.ObserveInt64(notKept, b.counts.notKept.Load(), metric.WithAttributes(prefix))
 			o.ObserveInt64(reconciled, b.counts.reconciled.Load(), metric.WithAttributes(prefix))
-			o.ObserveFloat64(bound, b.bound().Seconds(), metric.WithAttributes(prefix))
+			o.ObserveFloat64(bound, m.bound().Seconds(), metric.WithAttributes(prefix))
 			o.ObserveFloat64(oldest, time.Duration(b.counts.oldest.Swap(0)).Seconds(), metric.WithAttributes(prefix))
 			o.ObserveFloat64(lag, b.views.lag().Seconds(), metric.WithAttributes(prefix))
 			isDown := int64(0)
-			if b.source.down.Load() {
+			if m.source.down.Load() {
 				isDown = 1
 			}
 			o.ObserveInt64(down, isDown, metric.WithAttributes(prefix))

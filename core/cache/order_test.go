@@ -16,14 +16,18 @@ import (
 
 // A Put is visible when it returns, not soon after.
 func TestPutIsVisibleAtItsAck(t *testing.T) {
-	o := newOrigin()
-	b := newCache(t, cache.Options{}).Wrap(o, kept)
-	for i := range 1000 {
-		value := fmt.Sprint(i)
-		put(t, b, x, value)
-		if got, _ := read(t, b, x, cache.Want{}); got != value {
-			t.Fatalf("read %q behind the ack of %q", got, value)
-		}
+	for name, table := range tables {
+		t.Run(name, func(t *testing.T) {
+			o := newOrigin()
+			b := newCache(t, cache.Options{Table: table}).Wrap(o, kept)
+			for i := range 1000 {
+				value := fmt.Sprint(i)
+				put(t, b, x, value)
+				if got, _ := read(t, b, x, cache.Want{}); got != value {
+					t.Fatalf("read %q behind the ack of %q", got, value)
+				}
+			}
+		})
 	}
 }
 
@@ -181,6 +185,28 @@ func TestTruthBehindAnAckOfAnEventualStore(t *testing.T) {
 	o.answers(func(config.Entry, error) (config.Entry, error) { return old, nil })
 	put(t, b, x, "2")
 	wantRead(t, b, x, "2", config.SourceStore, config.StateFresh)
+}
+
+// An absence that a Put overtook says nothing of what the Put made: else the
+// value that was acknowledged could not be read for as long as floors last.
+func TestOvertakenAbsenceIsNoFloor(t *testing.T) {
+	o := newOrigin()
+	b := newCache(t, cache.Options{}).Wrap(o, kept)
+	reached, release := o.hold()
+	var late sync.WaitGroup
+	late.Go(func() {
+		if _, err := b.Renew(t.Context(), x); err != nil {
+			t.Error(err)
+		}
+	})
+	<-reached // there is no value yet, and the answer is under way
+	put(t, b, x, "1")
+	release()
+	late.Wait()
+	wantRead(t, b, x, "1", config.SourceStore, config.StateFresh)
+	if got, _ := read(t, b, x, cache.Want{Bounded: true}); got != "1" {
+		t.Errorf("the store's own truth is %q", got)
+	}
 }
 
 // waits is a store whose Get ends with its context, or when it is released.

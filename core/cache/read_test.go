@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -115,39 +116,66 @@ func TestNobodyBoardsAnOldFlight(t *testing.T) {
 // Those who ask at once share one call; the first of them giving up does not
 // fail the others.
 func TestFlightsAreShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		b := newCache(t, cache.Options{}).Wrap(o, kept)
+		o.change(t, x, "1")
+		_, release := o.hold()
+		ctx, cancel := context.WithCancel(t.Context())
+		first := make(chan error, 1)
+		go func() {
+			_, err := b.Read(ctx, x, cache.Want{})
+			first <- err
+		}()
+		synctest.Wait() // it asks the store
+		var others sync.WaitGroup
+		for range 16 {
+			others.Go(func() {
+				if got, _ := read(t, b, x, cache.Want{}); got != "1" {
+					t.Errorf("read %q", got)
+				}
+			})
+		}
+		synctest.Wait() // all of them wait for that
+		cancel()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Errorf("who gave up got %v", err)
+		}
+		release()
+		others.Wait()
+		if n := o.gets.Load(); n != 1 {
+			t.Errorf("the store was asked %d times, want once", n)
+		}
+	})
+}
+
+// Two tenants that ask for the same key at the same moment share no call: the store
+// is asked for each of them before it answers either, and each gets its own.
+func TestFlightsAreATenantsOwn(t *testing.T) {
 	o := newOrigin()
 	b := newCache(t, cache.Options{}).Wrap(o, kept)
-	o.change(t, x, "1")
-	reached, release := make(chan struct{}), make(chan struct{})
-	var once sync.Once
+	tenants := []string{"acme-corp", "globex-inc"}
+	var reached, done sync.WaitGroup
+	reached.Add(len(tenants))
+	for _, tenant := range tenants {
+		o.change(t, id(tenant, "p_x"), tenant)
+	}
+	var once [2]sync.Once
 	o.answers(func(e config.Entry, err error) (config.Entry, error) {
-		once.Do(func() { close(reached) })
-		<-release
+		once[slices.Index(tenants, string(e.Value))].Do(reached.Done)
+		reached.Wait()
 		return e, err
 	})
-	ctx, cancel := context.WithCancel(t.Context())
-	first := make(chan error, 1)
-	go func() {
-		_, err := b.Read(ctx, x, cache.Want{})
-		first <- err
-	}()
-	<-reached
-	var others sync.WaitGroup
-	for range 16 {
-		others.Go(func() {
-			if got, _ := read(t, b, x, cache.Want{}); got != "1" {
-				t.Errorf("read %q", got)
+	for _, tenant := range tenants {
+		done.Go(func() {
+			if got, _ := read(t, b, id(tenant, "p_x"), cache.Want{}); got != tenant {
+				t.Errorf("%s reads %q", tenant, got)
 			}
 		})
 	}
-	cancel()
-	if err := <-first; !errors.Is(err, context.Canceled) {
-		t.Errorf("who gave up got %v", err)
-	}
-	close(release)
-	others.Wait()
-	if n := o.gets.Load(); n != 1 {
-		t.Errorf("the store was asked %d times, want once", n)
+	done.Wait()
+	if n := o.gets.Load(); n != 2 {
+		t.Errorf("the store was asked %d times", n)
 	}
 }
 
@@ -225,6 +253,43 @@ func TestAges(t *testing.T) {
 			})
 		})
 	}
+}
+
+// What is held when a read begins may be too old to stand in by the time that its
+// patience is over: then the store is waited for, as where nothing is held.
+func TestHeldValueGrowsTooOldWhileTheStoreIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		b := newCache(t, cache.Options{}).Wrap(o, kept)
+		o.change(t, x, "1")
+		read(t, b, x, cache.Want{})
+		o.answers(func(e config.Entry, err error) (config.Entry, error) {
+			pass(time.Second)
+			return e, err
+		})
+		pass(kept.StaleIfError - 200*time.Millisecond)
+		wantRead(t, b, x, "1", config.SourceStore, config.StateFresh)
+	})
+}
+
+// A plugin that was given up says that no retry will help. What is held stands
+// in for its store all the same: it is as far away as one that may come back.
+func TestR02HeldValuesOutliveThePlugin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		b := newCache(t, cache.Options{}).Wrap(o, kept)
+		o.change(t, x, "1")
+		read(t, b, x, cache.Want{})
+		o.fail(config.Errorf(config.FailedPrecondition, "the plugin was given up").WithCause(errAway))
+		pass(90 * time.Second)
+		wantRead(t, b, x, "1", config.SourceCache, config.StateStale)
+		// Any other state of a store is an answer.
+		o.fail(config.Errorf(config.FailedPrecondition, "the key was disabled"))
+		pass(90 * time.Second)
+		if a, err := b.Read(t.Context(), x, cache.Want{}); config.CodeOf(err) != config.FailedPrecondition {
+			t.Errorf("%+v, %v", a, err)
+		}
+	})
 }
 
 // A store that is away does not make a value that is young enough wait, and
@@ -317,13 +382,56 @@ func (s secretive) Put(ctx context.Context, r driver.PutRequest) (config.Entry, 
 func TestSecretsAreNotKept(t *testing.T) {
 	o := newOrigin()
 	spy := &spyTable{}
-	b := newCache(t, cache.Options{Table: spy.open}).Wrap(secretive{o}, kept)
+	b := newCache(t, cache.Options{Table: spy.open, Prepare: func(e *config.Entry) (form, value []byte) {
+		t.Error("a form was made of a secret")
+		return nil, e.Value
+	}}).Wrap(secretive{o}, kept)
 	put(t, b, x, "hunter2")
 	for range 3 {
 		wantRead(t, b, x, "hunter2", config.SourceStore, config.StateFresh)
 	}
 	if spy.sets.Load() != 0 {
 		t.Errorf("%d secrets were put into the table", spy.sets.Load())
+	}
+}
+
+// What was prepared is what is read, and the value that it was made of: not what
+// a writer does to its own bytes afterwards.
+func TestPreparedIsRead(t *testing.T) {
+	b := newCache(t, cache.Options{Prepare: func(e *config.Entry) (form, value []byte) {
+		form = append([]byte(e.ID.Tenant.String()+"/"), e.Value...)
+		return form, form[len(form)-len(e.Value):]
+	}}).Wrap(newOrigin(), kept)
+	y := id("globex-inc", "p_x")
+	for i := range 10 {
+		for _, id := range []config.ID{x, y} {
+			value := fmt.Appendf(nil, "%d", i)
+			if _, err := b.Put(t.Context(), driver.PutRequest{ID: id, Value: value}); err != nil {
+				t.Fatal(err)
+			}
+			value[0] = 'x'
+			wantRead(t, b, id, fmt.Sprint(i), config.SourceCache, config.StateFresh)
+			var h cache.Held
+			ok := b.Peek(t.Context(), &id, &h)
+			if want := fmt.Sprintf("%v/%d", id.Tenant, i); !ok || h.Absent() || !h.Live(&id) || string(h.Form()) != want {
+				t.Fatalf("the form is %q, want %q", h.Form(), want)
+			}
+			var e config.Entry
+			if h.Entry(&id, &e); e.ID != id || string(e.Value) != fmt.Sprint(i) {
+				t.Fatalf("the entry is %+v", e)
+			}
+			for _, other := range []config.ID{{Tenant: id.Tenant, Key: must(config.ParseKey("p_y"))}, {Tenant: must(config.ParseTenant("other")), Key: id.Key}} {
+				if h.Live(&other) {
+					t.Fatalf("the value of %v passes for that of %v", id, other)
+				}
+			}
+		}
+	}
+	none := id("acme-corp", "p_none")
+	wantRead(t, b, none, "-", config.SourceStore, config.StateFresh)
+	var h cache.Held
+	if ok := b.Peek(t.Context(), &none, &h); !ok || !h.Absent() || h.Live(&none) || h.Form() != nil {
+		t.Errorf("an absence has the form %q", h.Form())
 	}
 }
 

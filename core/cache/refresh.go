@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 
 	"github.com/tagstore/tagstore/core/config"
@@ -27,6 +28,10 @@ func each(at []int, n int, do func(int)) {
 // one, puts the answer in place of what is held, and tells the watchers. On an
 // error nothing has changed: what is held goes on being served.
 func (b *Backend) Renew(ctx context.Context, id config.ID) (Answer, error) {
+	return b.now.Load().renew(ctx, id)
+}
+
+func (b *mount) renew(ctx context.Context, id config.ID) (Answer, error) {
 	began := b.cache.since()
 	r, err := b.fetch(ctx, id, b.spot(id), demand{order: b.cache.flights.order(), exact: true, apply: true})
 	if err != nil {
@@ -55,13 +60,22 @@ type Below struct {
 // whatever this route holds of the tenant and puts what was listed in its place.
 // It returns how many values were listed.
 func (b *Backend) RenewAll(ctx context.Context, below Below) (values int, err error) {
+	for range moves {
+		if values, err = b.now.Load().renewAll(ctx, below); !errors.Is(err, ErrMoved) {
+			break
+		}
+	}
+	return values, err
+}
+
+func (b *mount) renewAll(ctx context.Context, below Below) (values int, err error) {
 	born, began := b.cache.clock.now(), b.cache.since()
-	var listed []*Record
+	var listed []*said
 	for token := ""; ; {
-		page, err := b.Backend.List(ctx, driver.ListRequest{
+		page, err := b.page(ctx, driver.ListRequest{
 			Tenant: below.Tenant, Service: below.Service, KeyPrefix: below.Prefix, PageSize: driver.MaxPageSize, PageToken: token,
 		})
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, ErrMoved) {
 			b.reported(config.ID{}, err)
 		}
 		if err != nil {

@@ -64,13 +64,13 @@ func (s *shares) of(t config.Tenant) *share {
 
 // put stores a record and makes room for it in its tenant's own share. It
 // reports false for one that is not kept.
-func (s *shares) put(hash uint64, r *Record) bool {
+func (s *shares) put(r *Record) bool {
 	cost := r.cost()
-	sh := s.of(r.entry.ID.Tenant)
+	sh := s.of(r.site.tenant)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	q, limit := &sh.values, s.limit
-	if r.absent {
+	if r.flags.has(isAbsent) {
 		q, limit = &sh.absences, s.limit/negativePart
 	}
 	if cost > limit {
@@ -89,10 +89,10 @@ func (s *shares) put(hash uint64, r *Record) bool {
 	}
 	sh.seq++
 	r.seq = sh.seq
-	if !s.table.set(hash, r) {
+	if !s.table.set(r.hash, r, cost) {
 		return false
 	}
-	q.held = append(q.held, held{hash: hash, cost: uint32(min(cost, 1<<32-1)), seq: r.seq})
+	q.held = append(q.held, held{hash: r.hash, cost: uint32(min(cost, 1<<32-1)), seq: r.seq})
 	q.used += cost
 	return true
 }

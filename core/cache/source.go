@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,6 +29,8 @@ const (
 // can be reached, and how many calls it is given at once.
 type source struct {
 	backend driver.Backend
+	space   uint32 // of its store: sources of one store have the same
+	used    bool   // some route has led to it; Cache.mu guards it
 
 	down    atomic.Bool
 	fails   atomic.Int32
@@ -41,20 +44,18 @@ type source struct {
 	lastID  config.ID     // that was asked for in vain
 }
 
-func newSource(b driver.Backend, callsPerMinute int) *source {
+func newSource(b driver.Backend, callsPerMinute int, space uint32) *source {
 	return &source{
-		backend: b, slots: make(chan struct{}, maxFills), changed: make(chan struct{}),
+		backend: b, space: space, slots: make(chan struct{}, maxFills), changed: make(chan struct{}),
 		budget: rate.NewLimiter(rate.Limit(float64(callsPerMinute)/60), max(callsPerMinute/6, 1)),
 	}
 }
 
-// outage reports whether an error says that the store is out of reach.
+// outage reports whether an error says that the store is out of reach. That of
+// a plugin that was given up is FailedPrecondition, for callers need not retry,
+// and Unavailable underneath.
 func outage(err error) bool {
-	switch config.CodeOf(err) {
-	case config.Unavailable, config.DeadlineExceeded:
-		return true
-	}
-	return false
+	return errors.Is(err, config.Unavailable) || config.CodeOf(err) == config.DeadlineExceeded
 }
 
 // retryable reports whether an old answer may stand in for this error.
@@ -81,6 +82,20 @@ func (s *source) enter(ctx context.Context) error {
 }
 
 func (s *source) leave() { <-s.slots }
+
+// afford takes calls of the reconciler out of the budget, if there is anything in
+// it. What is more than it ever holds at once is owed, and paid off before there is
+// anything again.
+func (s *source) afford(calls int) bool {
+	now, most := time.Now(), s.budget.Burst()
+	if !s.budget.AllowN(now, min(calls, most)) {
+		return false
+	}
+	for owed := calls - most; owed > 0; owed -= most {
+		s.budget.ReserveN(now, min(owed, most))
+	}
+	return true
+}
 
 // report takes the outcome of a call of the store. It returns true where that
 // is how it went down.

@@ -14,6 +14,9 @@ type oneTable struct {
 	last *cache.Record
 }
 
+// tables are those that a service may have.
+var tables = map[string]func(int64) (cache.Table, error){"ristretto": cache.NewRistretto, "clock": cache.NewClock}
+
 func oneSlot(int64) (cache.Table, error) { return &oneTable{}, nil }
 
 func (o *oneTable) Get(uint64) (*cache.Record, bool) {

@@ -3,6 +3,7 @@ package cache
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -31,6 +32,7 @@ type views struct {
 	wake chan struct{} // holds one: something is to be done at once
 
 	mu      sync.RWMutex
+	space   uint32 // of the store that they are of
 	byScope map[scope][]*view
 	count   int
 	made    uint64
@@ -41,8 +43,21 @@ type scope struct {
 	service config.Service
 }
 
-func (vs *views) init(b *Backend) {
-	vs.b, vs.wake, vs.byScope = b, make(chan struct{}, 1), map[scope][]*view{}
+func (vs *views) init(b *Backend, space uint32) {
+	vs.b, vs.wake, vs.space, vs.byScope = b, make(chan struct{}, 1), space, map[scope][]*view{}
+}
+
+// renounce ends all views: they are of another store.
+func (vs *views) renounce(space uint32) {
+	vs.mu.Lock()
+	defer vs.mu.Unlock()
+	for _, views := range vs.byScope {
+		for _, v := range views {
+			close(v.gone)
+		}
+	}
+	vs.space, vs.count = space, 0
+	clear(vs.byScope)
 }
 
 // view is the state and the newest changes of what lies below one prefix of one
@@ -53,6 +68,8 @@ type view struct {
 	scope  scope
 	prefix string
 	name   string // part of its positions
+	space  uint32
+	gone   chan struct{} // closed when its store is not the route's any more
 
 	mu       sync.Mutex
 	watchers int
@@ -95,9 +112,12 @@ type listing struct {
 }
 
 // changed tells the views what was applied. clean is what Backend.apply says.
-func (vs *views) changed(r *Record, clean bool) {
+func (vs *views) changed(r *said, clean bool) {
 	vs.mu.RLock()
 	views := vs.byScope[scope{r.entry.ID.Tenant, r.entry.ID.Service}]
+	if r.space != vs.space {
+		views = nil
+	}
 	vs.mu.RUnlock()
 	for _, v := range views {
 		if strings.HasPrefix(r.entry.ID.Key.String(), v.prefix) {
@@ -107,13 +127,13 @@ func (vs *views) changed(r *Record, clean bool) {
 }
 
 // note takes one change unless it is known, or older than what is.
-func (v *view) note(r *Record, clean bool) {
+func (v *view) note(r *said, clean bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	k := r.entry.ID.Key
 	was, known := v.known[k]
 	// Versions that only ever grow order what the clock leaves open.
-	counted := r.entry.Version > 0 && (was.version > 0 || !known) && !v.b.forgets
+	counted := r.entry.Version > 0 && (was.version > 0 || !known) && !v.forgets()
 	switch {
 	case counted && r.entry.Version <= was.version:
 		return
@@ -122,15 +142,15 @@ func (v *view) note(r *Record, clean bool) {
 	case !counted && !clean:
 		v.soon() // which of the two is newer is not known
 		return
-	case r.absent && (!known || was.absent):
-		return
+	case r.absent && (was.absent || !known && v.listed > 0):
+		return // before the first walk is through, it may have what this takes away
 	}
 	if !known && len(v.known) >= maxViewKeys {
 		v.forgetAbsences()
 	}
 	now := mark{version: r.entry.Version, revision: r.entry.Revision, absent: r.absent, at: r.born}
 	e := event{entry: r.entry, absent: r.absent, live: known && !was.absent}
-	if r.absent && now.version == 0 && was.version > 0 && !v.b.forgets {
+	if r.absent && now.version == 0 && was.version > 0 && !v.forgets() {
 		now.version = was.version + 1 // the least that the deletion can have
 		e.entry.Version = now.version
 	}
@@ -138,7 +158,9 @@ func (v *view) note(r *Record, clean bool) {
 	v.push(e)
 }
 
-func (m mark) says(r *Record) bool {
+func (v *view) forgets() bool { return v.b.now.Load().forgets }
+
+func (m mark) says(r *said) bool {
 	return m.absent == r.absent && (m.absent || m.version == r.entry.Version && m.revision == r.entry.Revision)
 }
 
@@ -213,7 +235,7 @@ func (vs *views) attach(r driver.WatchRequest) (*view, error) {
 	vs.made++
 	v := &view{
 		b: vs.b, scope: sc, prefix: r.KeyPrefix, name: vs.b.cache.boot + "/" + strconv.FormatUint(vs.made, 36), watchers: 1,
-		known: map[config.Key]mark{}, changed: make(chan struct{}),
+		space: vs.space, gone: make(chan struct{}), known: map[config.Key]mark{}, changed: make(chan struct{}),
 	}
 	// A copy: changed walks over the slice without the lock.
 	vs.byScope[sc] = append(append([]*view(nil), vs.byScope[sc]...), v)
@@ -321,18 +343,27 @@ func (v *view) run(l *listing) {
 	v.dirty = false
 	first := v.listed == 0
 	v.mu.Unlock()
-	born := v.b.cache.clock.now()
-	l.entries, l.err = v.b.listAll(ctx, v.scope, v.prefix)
+	var born uint64
+	var b *mount
+	for range moves {
+		b, born = v.b.now.Load(), v.b.cache.clock.now()
+		if l.err = ErrMoved; b.space != v.space {
+			break // it is gone, or about to be
+		}
+		if l.entries, l.err = b.listAll(ctx, v.scope, v.prefix); !errors.Is(l.err, ErrMoved) {
+			break
+		}
+	}
 	if l.err != nil {
 		v.mu.Lock()
 		v.dirty = true
 		v.mu.Unlock()
 		return
 	}
-	differs := v.compare(l.entries, born, first)
+	differs := v.compare(b, l.entries, born, first)
 	for _, r := range differs.apply {
-		r.read.Store(int64(l.began))
-		v.b.apply(r)
+		r.read = l.began
+		b.apply(r)
 	}
 	for _, k := range differs.gone {
 		// A list may be older than what it is compared with; this is not.
@@ -351,13 +382,13 @@ func (v *view) run(l *listing) {
 
 // differences are what a walk has found out.
 type differences struct {
-	apply []*Record
+	apply []*said
 	gone  []config.Key
 }
 
 // compare holds what was listed against what is known. The first walk tells
 // nobody: whoever watches gets the same list.
-func (v *view) compare(entries []config.Entry, born uint64, first bool) differences {
+func (v *view) compare(b *mount, entries []config.Entry, born uint64, first bool) differences {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var d differences
@@ -373,9 +404,9 @@ func (v *view) compare(entries []config.Entry, born uint64, first bool) differen
 			}
 		case known && was.at > born: // changed since the walk began
 		case known && !was.absent && was.version == e.Version && was.revision == e.Revision:
-		case known && !v.b.forgets && e.Version > 0 && e.Version <= was.version: // an older list
+		case known && !v.forgets() && e.Version > 0 && e.Version <= was.version: // an older list
 		default:
-			d.apply = append(d.apply, v.b.record(e, false, born, 0, true)) // List is never eventual: C30
+			d.apply = append(d.apply, b.record(e, false, born, 0, true)) // List is never eventual: C30
 		}
 	}
 	for k, m := range v.known {
@@ -387,14 +418,16 @@ func (v *view) compare(entries []config.Entry, born uint64, first bool) differen
 }
 
 // listAll reads all entries below a prefix in order of key.
-func (b *Backend) listAll(ctx context.Context, sc scope, prefix string) ([]config.Entry, error) {
+func (b *mount) listAll(ctx context.Context, sc scope, prefix string) ([]config.Entry, error) {
 	var entries []config.Entry
 	token := ""
 	for {
-		page, err := b.List(ctx, driver.ListRequest{
+		page, err := b.page(ctx, driver.ListRequest{
 			Tenant: sc.tenant, Service: sc.service, KeyPrefix: prefix, PageSize: driver.MaxPageSize, PageToken: token,
 		})
-		b.reported(config.ID{}, err)
+		if !errors.Is(err, ErrMoved) {
+			b.reported(config.ID{}, err)
+		}
 		if err != nil {
 			return nil, err
 		}

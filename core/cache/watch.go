@@ -7,14 +7,15 @@ import (
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/relay"
 )
 
 // maxTold is how many keys a Watch remembers to tell nothing twice. Behind it
 // an event may be repeated, never lost.
 const maxTold = 4096
 
-// Watch is the backend's own where it can be watched, and makes what is held
-// give way to what it tells before it is told.
+// Watch is the backend's own where it can be watched, shared by those who watch
+// the same, and makes what is held give way to what it tells before it is told.
 //
 // Any other store is watched through what is written and refreshed here, and
 // by listing it within the route's MaxStaleness: changes that nobody announces
@@ -27,11 +28,8 @@ const maxTold = 4096
 // ended with ResourceExhausted, and can resume from its last position if that
 // is still kept.
 func (b *Backend) Watch(ctx context.Context, r driver.WatchRequest, emit func(driver.Event) error) error {
-	if w, ok := driver.AsWatcher(b.Backend); ok {
-		return w.Watch(ctx, r, func(e driver.Event) error {
-			b.overheard(e)
-			return emit(e)
-		})
+	if told, err := b.passOn(ctx, r, emit); told {
+		return err
 	}
 	if err := b.open(ctx); err != nil {
 		return err
@@ -46,7 +44,7 @@ func (b *Backend) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 	if err != nil {
 		return err
 	}
-	if down, _ := b.source.state(); down {
+	if down, _ := b.now.Load().source.state(); down {
 		if view != nil {
 			view.detach()
 		}
@@ -70,19 +68,83 @@ func (b *Backend) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 	return w.follow(ctx, at)
 }
 
+// passOn watches a backend that can be watched; told is false for any other.
+func (b *Backend) passOn(ctx context.Context, r driver.WatchRequest, emit func(driver.Event) error) (told bool, err error) {
+	m, err := b.enter(ctx)
+	if err != nil {
+		return true, err
+	}
+	defer m.leave()
+	if _, ok := driver.AsWatcher(m.backend); !ok {
+		return false, nil
+	}
+	var from driver.Watcher = m.relay
+	if m.eventual || m.forgets {
+		from = heard{m} // a Relay takes it that neither time nor versions go back
+	}
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.ending, cancel)()
+	var refusal error
+	err = from.Watch(watching, r, func(e driver.Event) error {
+		refusal = emit(e)
+		return refusal
+	})
+	switch {
+	case refusal != nil, ctx.Err() != nil, m.ending.Err() == nil:
+		return true, err
+	case b.ctx.Err() != nil:
+		return true, errClosed()
+	}
+	return true, ErrMoved
+}
+
+// newRelay returns what shares the streams of a backend that can be watched. They
+// are uses of it, and end with it.
+func (b *mount) newRelay() *relay.Relay {
+	return relay.New(b.ending, heard{b}, func(work func()) bool {
+		b.gate.Lock()
+		b.uses.n++
+		b.gate.Unlock()
+		going := b.cache.goDo(func() {
+			defer b.leave()
+			work()
+		})
+		if !going {
+			b.leave()
+		}
+		return going
+	})
+}
+
+// heard is a backend whose events make what is held give way before they are told.
+type heard struct{ by *mount }
+
+func (h heard) Watch(ctx context.Context, r driver.WatchRequest, emit func(driver.Event) error) error {
+	w, ok := driver.AsWatcher(h.by.backend)
+	if !ok {
+		return unable("be watched")
+	}
+	return w.Watch(ctx, r, func(e driver.Event) error {
+		h.by.overheard(e)
+		return emit(e)
+	})
+}
+
 // overheard gives up what is held if an event of the store says something
 // newer.
-func (b *Backend) overheard(e driver.Event) {
+func (b *mount) overheard(e driver.Event) {
 	if e.Kind != driver.EventPut && e.Kind != driver.EventDelete {
 		return
 	}
 	s := b.spot(e.Entry.ID)
-	held, need := b.lookup(s, e.Entry.ID)
-	if held == nil || held.born < need || e.Entry.Version > 0 && held.entry.Version >= e.Entry.Version {
+	held, need := b.lookup(s, &e.Entry.ID)
+	if held == nil || held.born < need || e.Entry.Version > 0 && held.version >= e.Entry.Version {
 		return
 	}
 	b.cache.clock.invalidate(s, 0)
-	b.cache.floors.raise(e.Entry, e.Kind == driver.EventDelete, b.forgets, b.cache.since())
+	now := b.cache.clock.now()
+	b.cache.floors.raise(b.space, e.Entry, e.Kind == driver.EventDelete, b.forgets, now, now, b.cache.since())
 }
 
 // resume reads a position: the view that it is of, attached, and the number of
@@ -100,7 +162,6 @@ func (b *Backend) resume(r driver.WatchRequest) (*view, uint64, error) {
 	if err != nil {
 		return nil, 0, config.Errorf(config.Internal, "an own position can not be read")
 	}
-	lost := config.Errorf(config.OutOfRange, "the changes since this position are not kept here").WithHint("begin anew")
 	b.views.mu.RLock()
 	var found *view
 	for _, v := range b.views.byScope[scope{r.Tenant, r.Service}] {
@@ -110,7 +171,7 @@ func (b *Backend) resume(r driver.WatchRequest) (*view, uint64, error) {
 	}
 	b.views.mu.RUnlock()
 	if found == nil {
-		return nil, 0, lost
+		return nil, 0, errLost()
 	}
 	v, err := b.views.attach(r)
 	if err != nil {
@@ -118,14 +179,18 @@ func (b *Backend) resume(r driver.WatchRequest) (*view, uint64, error) {
 	}
 	if _, _, _, ok := v.after(at); v != found || !ok {
 		v.detach()
-		return nil, 0, lost
+		return nil, 0, errLost()
 	}
 	return v, at, nil
 }
 
+func errLost() error {
+	return config.Errorf(config.OutOfRange, "the changes since this position are not kept here").WithHint("begin anew")
+}
+
 // seal is what a position is bound to.
 func (b *Backend) seal(r driver.WatchRequest) []string {
-	return []string{"view", b.policy.Prefix, r.Tenant.String(), r.Service.String(), r.KeyPrefix}
+	return []string{"view", b.now.Load().policy.Prefix, r.Tenant.String(), r.Service.String(), r.KeyPrefix}
 }
 
 // watching is one Watch of a view.
@@ -138,6 +203,7 @@ type watching struct {
 	window uint64
 	whole  bool                // told has all that was told
 	passed map[config.Key]bool // keys that the snapshot did not have: it is behind their deletion
+	untold bool                // the newest event was not told, so the last position is before it
 }
 
 func (w *watching) position(n uint64) string {
@@ -147,12 +213,19 @@ func (w *watching) position(n uint64) string {
 // snapshot tells what is there. What is noted while it is walked over may be in
 // it or not, which tell finds out.
 func (w *watching) snapshot(ctx context.Context) (at uint64, err error) {
-	w.view.mu.Lock()
-	at = w.view.last
-	w.view.mu.Unlock()
-	entries, err := w.view.walk(ctx)
-	if err != nil {
-		return 0, err
+	var entries []config.Entry
+	for exact := false; !exact; {
+		w.view.mu.Lock()
+		at, exact = w.view.last, w.view.listed > 0
+		w.view.mu.Unlock()
+		if entries, err = w.view.walk(ctx); err != nil {
+			return 0, err
+		}
+		// What changed during its first walk the view took for new, whether it
+		// was or not. From now on it knows.
+		w.view.mu.Lock()
+		exact = exact || at == w.view.last
+		w.view.mu.Unlock()
 	}
 	w.view.mu.Lock()
 	w.window, w.whole = w.view.last, true
@@ -211,17 +284,29 @@ func (w *watching) follow(ctx context.Context, at uint64) error {
 			}
 			continue
 		}
-		down, turned := w.view.b.source.state()
-		if down {
+		if w.untold {
+			// Whoever resumes must not be told what the snapshot had already.
+			w.untold = false
+			if err := w.emit(driver.Event{Kind: driver.EventProgress, Position: w.position(at)}); err != nil {
+				return err
+			}
+		}
+		m := w.view.b.now.Load()
+		down, turned := m.source.state()
+		switch {
+		case w.view.b.ctx.Err() != nil:
+			return errClosed()
+		case down:
 			return errDown()
 		}
 		select {
+		case <-w.view.gone:
+			return errLost()
+		case <-m.ending.Done(): // something else is there, with a state of its own
 		case <-changed:
 		case <-turned:
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-w.view.b.ctx.Done():
-			return errClosed()
 		}
 	}
 }
@@ -244,6 +329,7 @@ func (w *watching) before(e *event) bool {
 
 // tell emits one event, with its value read now if it was not kept.
 func (w *watching) tell(ctx context.Context, e *event, number uint64) error {
+	w.untold = true
 	k := e.entry.ID.Key
 	if number <= w.window && w.before(e) {
 		return nil
@@ -257,10 +343,14 @@ func (w *watching) tell(ctx context.Context, e *event, number uint64) error {
 			return nil // its deletion is on its way
 		}
 		e.entry = a.Entry
+		e.entry.Revision = config.Revision(strings.Clone(string(e.entry.Revision))) // what told keeps is not to keep the value
 	}
 	was, known := w.told[k]
+	if e.absent && e.entry.Version == 0 && known && was.version > 0 && !w.view.forgets() {
+		e.entry.Version = was.version + 1 // as in note
+	}
 	says := mark{version: e.entry.Version, revision: e.entry.Revision, absent: e.absent}
-	if known && (was == says || !w.view.b.forgets && says.version > 0 && says.version <= was.version) {
+	if known && (was == says || !w.view.forgets() && says.version > 0 && says.version <= was.version) {
 		return nil
 	}
 	if e.absent && w.whole && (!known || was.absent) {
@@ -270,7 +360,7 @@ func (w *watching) tell(ctx context.Context, e *event, number uint64) error {
 		clear(w.told)
 		w.whole = false
 	}
-	w.told[k] = says
+	w.told[k], w.untold = says, false
 	kind := driver.EventPut
 	if e.absent {
 		kind = driver.EventDelete

@@ -66,8 +66,8 @@ func (w *watcher) next(tb testing.TB) (string, driver.Event) {
 	tb.Helper()
 	select {
 	case e := <-w.events:
-		if e.Kind == driver.EventSync {
-			return "sync", e
+		if e.Kind == driver.EventSync || e.Kind == driver.EventProgress {
+			return e.Kind.String(), e
 		}
 		return fmt.Sprintf("%v %v %s %d", e.Kind, e.Entry.ID.Key, e.Entry.Value, e.Entry.Version), e
 	case err := <-w.done:
@@ -132,15 +132,44 @@ func TestWatchOfAnUnwatchableStore(t *testing.T) {
 	})
 }
 
+// A prefix whose list takes more calls than the reconciler may make at once is
+// compared all the same.
+func TestWatchOfMoreThanTheBudgetHolds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const keys = driver.MaxPageSize + 1
+		o := newOrigin()
+		for i := range keys {
+			o.change(t, id("acme-corp", fmt.Sprintf("p_%04d", i)), "1")
+		}
+		b := newCache(t, cache.Options{CallsPerMinute: 6}).Wrap(o, kept)
+		w := watch(t, b, "")
+		for range keys {
+			w.next(t)
+		}
+		w.want(t, "sync")
+		o.change(t, x, "1") // nobody announces it
+		began := time.Now()
+		w.want(t, "put p_x 1 1")
+		if took := time.Since(began); took > kept.MaxStaleness {
+			t.Errorf("it took %v, the bound is %v", took, kept.MaxStaleness)
+		}
+		lists := o.lists.Load()
+		pass(5 * time.Minute)
+		if n := o.lists.Load() - lists; n > 5*6+1 {
+			t.Errorf("%d calls in five minutes, the budget is 6 a minute", n)
+		}
+		_ = w.end()
+	})
+}
+
 // Nothing falls between the state at the beginning and the changes behind it.
 func TestWatchMissesNothingAtItsBeginning(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := newOrigin()
-		b := newCache(t, cache.Options{}).Wrap(o, kept)
-		put(t, b, x, "1")
+		o.change(t, x, "1")
 		reached, release := make(chan struct{}), make(chan struct{})
-		held := listHeld{origin: o, reached: reached, release: release}
-		b = newCache(t, cache.Options{}).Wrap(held, kept)
+		b := newCache(t, cache.Options{}).Wrap(listHeld{origin: o, number: 2, reached: reached, release: release}, kept)
+		watch(t, b, "").want(t, "put p_x 1 1", "sync") // the view has had its first list
 		w := watch(t, b, "")
 		<-reached // the list has been read, and not been told
 		put(t, b, x, "2")
@@ -150,15 +179,98 @@ func TestWatchMissesNothingAtItsBeginning(t *testing.T) {
 	})
 }
 
-// listHeld holds up its first list behind the read.
+// What the state at the beginning had already is not told again, not even to
+// whoever resumes: the position moves on over it.
+func TestWatchRepeatsNothingOfItsBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		o.change(t, x, "1")
+		reached, release := make(chan struct{}), make(chan struct{})
+		b := newCache(t, cache.Options{}).Wrap(listLate{origin: o, number: 2, reached: reached, release: release}, kept)
+		watch(t, b, "").want(t, "put p_x 1 1", "sync") // the view has had its first list
+		w := watch(t, b, "")
+		<-reached // the walk has begun, and nothing has been read
+		put(t, b, x, "2")
+		close(release)
+		w.want(t, "put p_x 2 2", "sync")
+		position := w.want(t, "progress").Position
+		_ = w.end()
+		w = watch(t, b, position)
+		w.want(t, "sync")
+		put(t, b, x, "3")
+		w.want(t, "put p_x 3 3")
+		_ = w.end()
+	})
+}
+
+// A deletion behind the read of the first list is not lost, though the view did
+// not know of the value yet.
+func TestWatchTellsADeletionAtItsBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		o.change(t, x, "1")
+		reached, release := make(chan struct{}), make(chan struct{})
+		b := newCache(t, cache.Options{}).Wrap(listHeld{origin: o, number: 1, reached: reached, release: release}, kept)
+		w := watch(t, b, "")
+		<-reached // the value has been listed, and not been told
+		if _, err := b.Delete(t.Context(), deletion(x)); err != nil {
+			t.Fatal(err)
+		}
+		close(release)
+		w.want(t, "sync") // listed anew, since something had changed
+		put(t, b, x, "3")
+		w.want(t, "put p_x 3 3")
+		_ = w.end()
+	})
+}
+
+// A value that changed and went while the first list was on its way is not told:
+// the list came behind its deletion.
+func TestWatchTellsNothingThatWentBeforeItsBeginning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOrigin()
+		o.change(t, x, "1")
+		reached, release := make(chan struct{}), make(chan struct{})
+		b := newCache(t, cache.Options{}).Wrap(listLate{origin: o, number: 1, reached: reached, release: release}, kept)
+		w := watch(t, b, "")
+		<-reached
+		put(t, b, x, "2")
+		if _, err := o.Delete(t.Context(), deletion(x)); err != nil {
+			t.Fatal(err)
+		}
+		close(release)
+		w.want(t, "sync", "progress")
+		put(t, b, x, "4")
+		w.want(t, "put p_x 4 4")
+		_ = w.end()
+	})
+}
+
+// listLate holds up one of its lists before the read.
+type listLate struct {
+	*origin
+	number           int64
+	reached, release chan struct{}
+}
+
+func (l listLate) List(ctx context.Context, r driver.ListRequest) (driver.Page, error) {
+	if l.lists.Load() == l.number-1 {
+		close(l.reached)
+		<-l.release
+	}
+	return l.origin.List(ctx, r)
+}
+
+// listHeld holds up one of its lists behind the read.
 type listHeld struct {
 	*origin
+	number           int64
 	reached, release chan struct{}
 }
 
 func (l listHeld) List(ctx context.Context, r driver.ListRequest) (driver.Page, error) {
 	page, err := l.origin.List(ctx, r)
-	if l.lists.Load() == 1 {
+	if l.lists.Load() == l.number {
 		close(l.reached)
 		<-l.release
 	}
@@ -274,8 +386,8 @@ func TestWatchOfSecrets(t *testing.T) {
 		b := newCache(t, cache.Options{}).Wrap(secretive{o}, kept)
 		w := watch(t, b, "")
 		w.want(t, "sync")
-		put(t, b, x, "hunter2")
 		gets := o.gets.Load()
+		put(t, b, x, "hunter2")
 		w.want(t, "put p_x hunter2 1")
 		if o.gets.Load() == gets {
 			t.Error("the secret was kept")

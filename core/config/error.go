@@ -166,7 +166,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Is makes errors.Is work with a Code and, for the two codes that mean it,
-// with the context errors.
+// with the context errors. What the With methods return is a copy, so it is not
+// the Error that they were called on: a sentinel is returned as it is, or wrapped.
 func (e *Error) Is(target error) bool {
 	switch target {
 	case context.Canceled:

@@ -112,7 +112,8 @@
 // and prefix as puts in order of key, then one sync event, then every later
 // change exactly once, in the order in which they were made; no change falls
 // between snapshot and stream. With a resume point it emits a sync event after
-// the changes since then, and no snapshot.
+// the changes since then, and no snapshot. What was acknowledged before the call
+// is in what comes before the sync event.
 //
 // C26: Every event carries a position from which a later Watch of the same
 // scope and prefix resumes with the change after it; a snapshot's events carry

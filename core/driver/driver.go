@@ -229,6 +229,34 @@ type Capabilities struct {
 	Refresh    bool
 }
 
+// Names lists what is declared, in alphabetical order.
+func (c Capabilities) Names() []string {
+	return declared([]declaration{
+		{"batch", c.Batch},
+		{"history", c.History},
+		{"idempotent", c.Idempotent},
+		{"ping", c.Ping},
+		{"refresh", c.Refresh},
+		{"size", c.Size},
+		{"watch", c.Watch},
+	})
+}
+
+type declaration struct {
+	name string
+	made bool
+}
+
+func declared(all []declaration) []string {
+	var names []string
+	for _, d := range all {
+		if d.made {
+			names = append(names, d.name)
+		}
+	}
+	return names
+}
+
 // Caveats are the parts of the contract that a store can not keep by its
 // nature (clause C30). A backend that has any declares it, so that callers and
 // operators know before they lose something; the zero value is the contract in
@@ -265,11 +293,7 @@ type Caveats struct {
 
 // Names lists what is declared, in snake_case and alphabetical order.
 func (c Caveats) Names() []string {
-	var names []string
-	for _, each := range []struct {
-		name string
-		has  bool
-	}{
+	return declared([]declaration{
 		{"eventual_reads", c.EventualReads},
 		{"inferred_type", c.InferredType},
 		{"loose_compare_and_set", c.LooseCompareAndSet},
@@ -277,12 +301,7 @@ func (c Caveats) Names() []string {
 		{"permanent_delete", c.PermanentDelete},
 		{"text_only", c.TextOnly},
 		{"unattributed", c.Unattributed},
-	} {
-		if each.has {
-			names = append(names, each.name)
-		}
-	}
-	return names
+	})
 }
 
 // Qualified is for a Backend that has Caveats.

@@ -62,6 +62,25 @@ func TestSealerScope(t *testing.T) {
 	}
 }
 
+// TestSealerRemembers checks that a token that is made again is that of what it is
+// made of now, whatever the caller did to the scope of the one before.
+func TestSealerRemembers(t *testing.T) {
+	s := driver.NewSealer(testKey)
+	scope := []string{"a", "b"}
+	first := s.Seal("payload", scope...)
+	if again := s.Seal("payload", "a", "b"); again != first {
+		t.Errorf("the same is sealed as %q, then as %q", first, again)
+	}
+	scope[1] = "c"
+	other := s.Seal("payload", scope...)
+	if _, err := s.Open(other, "a", "c"); err != nil || other == first {
+		t.Errorf("Open of the other scope's: %v", err)
+	}
+	if _, err := s.Open(other, "a", "b"); err == nil {
+		t.Error("a token opens for a scope that it is not of")
+	}
+}
+
 func TestSealerRefuses(t *testing.T) {
 	s := driver.NewSealer(testKey)
 	token := s.Seal("payload", "scope")

@@ -11,6 +11,8 @@
 // it needs a capability that is not claimed, or something that the harness
 // does not offer; the count of both stands at the end of `go test -v`.
 //
+// [Examine] is the same for programs that are no test.
+//
 // [Fuzz] compares the backend with package memdriver over random calls, and
 // [Bench] measures it.
 package drivertest

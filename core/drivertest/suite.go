@@ -150,6 +150,25 @@ func (c Case) check(t testing.TB, caps Caps, h *Harness, patience time.Duration)
 	c.run(&test{TB: t, ctx: ctx, caps: caps, h: h, b: h.Backend, patience: patience})
 }
 
+// on opens a harness, runs the case on it and closes its Backend, or skips what
+// can not be run.
+func (c Case) on(t testing.TB, caps Caps, open Open, patience time.Duration) {
+	t.Helper()
+	if missing := c.Missing(caps, nil); missing != "" {
+		t.Skipf("not claimed: %s", missing)
+	}
+	h := open(t)
+	t.Cleanup(func() {
+		if err := h.Backend.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	if missing := c.Missing(caps, h); missing != "" {
+		t.Skipf("not offered: %s", missing)
+	}
+	c.check(t, caps, h, patience)
+}
+
 // Run holds the backend that open opens against every clause.
 func Run(t *testing.T, caps Caps, open Open) {
 	t.Helper()
@@ -166,19 +185,7 @@ func Run(t *testing.T, caps Caps, open Open) {
 					passed++
 				}
 			}()
-			if missing := c.Missing(caps, nil); missing != "" {
-				t.Skipf("not claimed: %s", missing)
-			}
-			h := open(t)
-			t.Cleanup(func() {
-				if err := h.Backend.Close(); err != nil {
-					t.Errorf("Close: %v", err)
-				}
-			})
-			if missing := c.Missing(caps, h); missing != "" {
-				t.Skipf("not offered: %s", missing)
-			}
-			c.Check(t, caps, h)
+			c.on(t, caps, open, patience)
 		})
 	}
 	t.Logf("drivertest: %d passed, %d skipped, %d failed", passed, skipped, failed)

@@ -235,8 +235,16 @@ func (f *Fanout) discover(ctx context.Context) ([]Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	if len(found) > maxReplicas {
-		return nil, config.Errorf(config.FailedPrecondition, "%d replicas were discovered, the limit is %d", len(found), maxReplicas)
+	// Whoever tells its peers has put itself into what its registry answered,
+	// which may be the most that it can.
+	skipped := 0
+	for _, r := range found {
+		if f.o.Skip(r) {
+			skipped++
+		}
+	}
+	if n := len(found) - skipped; n > maxReplicas {
+		return nil, config.Errorf(config.FailedPrecondition, "%d replicas were discovered, the limit is %d", n, maxReplicas)
 	}
 	f.pool.keep(found)
 	known := make(map[Replica]bool, len(found))

@@ -212,6 +212,23 @@ func TestDiscoveries(t *testing.T) {
 	want(t, refresh(t, f), "a, b: unavailable")
 }
 
+// A registry answers as many as it can, and the replica that asks stands beside
+// them: it is not one too many.
+func TestTheMostReplicasAndTheOneThatAsks(t *testing.T) {
+	a := start(t, "a")
+	self := fanout.Replica{ID: "self"}
+	known := []fanout.Replica{self}
+	for i := range 1000 {
+		known = append(known, fanout.Replica{ID: fmt.Sprint(i), Address: a.Address})
+	}
+	report, err := open(t, fanout.Static(known...), within(time.Minute), func(o *fanout.Options) {
+		o.Skip = func(r fanout.Replica) bool { return r == self }
+	}).Refresh(t.Context(), target(t))
+	if err != nil || report.Err() != nil || len(report.Outcomes) != 1000 {
+		t.Errorf("with 1,000 others: %d answered, %v, %v", len(report.Outcomes), report.Err(), err)
+	}
+}
+
 func TestNobodyToAsk(t *testing.T) {
 	a := start(t, "a")
 	gone := &registry{}

@@ -20,6 +20,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -38,6 +39,19 @@ const (
 	MaxMaxValue = 8 << 20
 	// MaxCallTimeout is the longest call_timeout.
 	MaxCallTimeout = 5 * time.Minute
+	// MaxConcurrency is the most calls that a backend may run at once.
+	MaxConcurrency = 1 << 16
+	// MaxSocketPath is the longest path of a socket in bytes: less than the 107
+	// that the kernel has room for.
+	MaxSocketPath = 100
+	// MinMemory and MaxMemory bound limits.memory in bytes.
+	MinMemory = 16 << 20
+	MaxMemory = 1 << 40
+	// MaxCPUs is the largest limits.cpus.
+	MaxCPUs = 1024
+	// MinOpenFiles and MaxOpenFiles bound limits.open_files.
+	MinOpenFiles = 64
+	MaxOpenFiles = 1 << 20
 	// MaxPrefix is the longest prefix of a route in bytes.
 	MaxPrefix = 64
 )
@@ -51,23 +65,48 @@ type Manifest struct {
 	Routes   []Route
 }
 
-// Backend is one plugin process to be.
+// Backend is one plugin: a process to be started, or one that somebody else runs.
 type Backend struct {
 	// Name is ^[a-z][a-z0-9_-]{0,62}$.
 	Name string
-	// Plugin is the executable. From Load it is absolute, with all symbolic
-	// links resolved, and lies below Dir.
+	// Plugin is the executable, "" if and only if there is an Address. From Load
+	// it is absolute, with all symbolic links resolved, and lies below Dir.
 	Plugin string
-	Args   []string
-	// SHA256 is 64 lower-case hex digits, "" if none was given. Load has
-	// compared it with the bytes of Plugin.
+	// Address is "unix://" and the absolute path of the socket of a plugin that
+	// runs already. With it there are no Args, no SHA256, no Env and no Limits,
+	// and AWS, MTLS and Isolate are false.
+	Address string
+	Args    []string
+	// SHA256 is 64 lower-case hex digits: the sum of this architecture's
+	// program, "" if none was given for it. Load has compared it with the bytes
+	// of Plugin.
 	SHA256 string
 	// Env lists the variables of the host's environment that the plugin gets.
 	Env []string
+	// AWS gives the plugin the variables that lead to AWS credentials.
+	AWS bool
+	// MTLS has host and plugin prove to each other that they belong together.
+	MTLS bool
+	// Isolate gives each route of the backend a process of its own.
+	Isolate bool
+	// Required says that the service is not ready while this backend does not
+	// serve. It is true unless the manifest says otherwise.
+	Required bool
+	// Concurrency is how many calls run at once; 0 means the host's default.
+	Concurrency int
+	Limits      Limits
 	// Options is a JSON object, {} if none was given; the plugin checks it.
 	Options json.RawMessage
 	// CallTimeout is the deadline of each call; 0 means the host's default.
 	CallTimeout time.Duration
+}
+
+// Limits are what a plugin's process may take. 0 means no limit of the
+// manifest's.
+type Limits struct {
+	Memory    int64 // bytes
+	CPUs      int
+	OpenFiles uint64
 }
 
 // Route sends the keys that start with Prefix to one backend.
@@ -79,6 +118,9 @@ type Route struct {
 	// SchemaPath is the JSON Schema that values must meet, "" for none. From
 	// Load it is absolute, with all symbolic links resolved, and below Dir.
 	SchemaPath string
+	// SchemaSHA256 is 64 lower-case hex digits, "" if none was given. Load has
+	// compared it with the bytes that Schema was compiled from.
+	SchemaSHA256 string
 	// Schema is SchemaPath's content as Load compiled it; nil from Parse.
 	Schema *jsonschema.Schema
 	// MaxValue is the largest value in bytes.
@@ -160,8 +202,12 @@ func (c Cache) IsZero() bool { return c == Cache{} }
 
 // Options changes what Load asks for.
 type Options struct {
-	// Dev lets a backend stand without its sha256.
+	// Dev lets a backend and a schema stand without their sha256, and the
+	// manifest without a signature.
 	Dev bool
+	// Key says who must have signed the manifest. It is needed without Dev, and
+	// where it is given the signature is checked with Dev, too.
+	Key Key
 }
 
 // Parse reads a manifest without touching the file system. Relative paths are
@@ -177,33 +223,54 @@ func Parse(data []byte, path string) (*Manifest, error) {
 	return &d.Manifest, nil
 }
 
-// Load reads the manifest at path and checks the files that it names: every
-// plugin is an executable file with the checksum that is given, every schema
-// compiles, and all of them lie below the manifest's folder once their
-// symbolic links are resolved. Its error is that of Parse.
+// Load reads the manifest at path, checks its signature, which lies beside it as
+// path.sig, and then the files that it names: every plugin is an executable file
+// with the checksum that is given, every schema compiles, and all of them lie
+// below the manifest's folder once their symbolic links are resolved. Each file
+// is read once: the bytes that were verified are those that are used. Of a
+// manifest whose signature is not right nothing is read but that.
+//
+// A plugin's file can still be another one when it is started; whoever starts it
+// has to hold the bytes that run to SHA256. The error of Load is that of Parse.
 func Load(path string, o Options) (*Manifest, error) {
-	found := &problems{path: path}
-	data, err := readBounded(path)
+	m, _, err := load(path, func(data []byte) error { return o.verify(data, path) }, o.Dev)
+	return m, err
+}
+
+// load also returns the bytes that it read.
+func load(path string, verify func(data []byte) error, dev bool) (*Manifest, []byte, error) {
+	data, dir, err := readFile(path)
 	if err != nil {
-		found.add(0, "name a readable file of at most 1 MiB", "the manifest can not be read: %s", plain(err))
-		return nil, found.err()
+		return nil, nil, err
 	}
-	dir, err := folder(path)
-	if err != nil {
-		found.add(0, "name a file in a folder that can be read", "the manifest's folder can not be read: %s", plain(err))
-		return nil, found.err()
+	if err := verify(data); err != nil {
+		return nil, nil, err
 	}
 	d, found := parse(data, path, dir)
 	for i := range d.Backends {
-		d.checkPlugin(&d.Backends[i], d.backendLines[i], o, found)
+		d.checkPlugin(&d.Backends[i], d.backendLines[i], dev, found)
 	}
 	for i := range d.Routes {
-		d.checkSchema(&d.Routes[i], d.schemaLines[i], found)
+		d.checkSchema(&d.Routes[i], d.schemaLines[i], dev, found)
 	}
 	if err := found.err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &d.Manifest, nil
+	return &d.Manifest, data, nil
+}
+
+// readFile reads a manifest, and returns its folder, too.
+func readFile(path string) (data []byte, dir string, err error) {
+	found := &problems{path: path}
+	if data, err = readBounded(path); err != nil {
+		found.add(0, "name a readable file of at most 1 MiB", "the manifest can not be read: %s", plain(err))
+		return nil, "", found.err()
+	}
+	if dir, err = folder(path); err != nil {
+		found.add(0, "name a file in a folder that can be read", "the manifest's folder can not be read: %s", plain(err))
+		return nil, "", found.err()
+	}
+	return data, dir, nil
 }
 
 // folder returns the absolute folder of path, without symbolic links in it.
@@ -256,9 +323,16 @@ func plain(err error) string {
 	return err.Error()
 }
 
-func (d *document) checkPlugin(b *Backend, at backendLines, o Options, found *problems) {
-	if b.SHA256 == "" && !at.badSHA256 && !o.Dev {
-		found.add(at.name, "add the output of sha256sum, or run in development mode", "backend %q has no sha256", b.Name)
+func (d *document) checkPlugin(b *Backend, at backendLines, dev bool, found *problems) {
+	if at.attached || at.plugin == 0 {
+		return // there is no program
+	}
+	if b.SHA256 == "" && !at.badSHA256 && !dev {
+		what := "no sha256"
+		if at.sha256 > 0 {
+			what += " for " + runtime.GOARCH
+		}
+		found.add(at.name, "add the output of sha256sum, or run in development mode", "backend %q has %s", b.Name, what)
 	}
 	if b.Plugin == "" {
 		return
@@ -291,7 +365,8 @@ func (d *document) checkPlugin(b *Backend, at backendLines, o Options, found *pr
 	}
 }
 
-func (d *document) checkSchema(r *Route, line int, found *problems) {
+func (d *document) checkSchema(r *Route, at schemaLines, dev bool, found *problems) {
+	line := at.schema
 	if r.SchemaPath == "" {
 		return
 	}
@@ -305,6 +380,11 @@ func (d *document) checkSchema(r *Route, line int, found *problems) {
 		found.add(line, "name a JSON file of at most 1 MiB", "the schema can not be read: %s", plain(err))
 		return
 	}
+	if sum := sha256.Sum256(data); r.SchemaSHA256 != "" && hex.EncodeToString(sum[:]) != r.SchemaSHA256 {
+		found.add(at.sha256, "put the file back, or write the new sum once you know why it changed",
+			"the schema's bytes have the sha256 %x", sum)
+		return
+	}
 	schema, err := CompileSchema(data)
 	if err != nil {
 		var e *config.Error
@@ -313,6 +393,9 @@ func (d *document) checkSchema(r *Route, line int, found *problems) {
 		return
 	}
 	r.Schema = schema
+	if r.SchemaSHA256 == "" && !at.badSHA256 && !dev {
+		found.add(line, "add the output of sha256sum, or run in development mode", "the schema has no schema_sha256")
+	}
 }
 
 // resolve follows the symbolic links of path and refuses what they lead to

@@ -9,6 +9,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -25,9 +26,25 @@ var update = flag.Bool("update", false, "write the .err files of testdata/bad an
 
 const fakePlugin = "#!/bin/sh\nexit 1\n"
 
-func sum() string {
-	s := sha256.Sum256([]byte(fakePlugin))
+const fakeSchema = `{"type": "object", "$ref": "#/$defs/x", "$defs": {"x": {"required": ["currency"]}}}`
+
+func sum() string { return sumOf(fakePlugin) }
+
+func sumOf(text string) string {
+	s := sha256.Sum256([]byte(text))
 	return hex.EncodeToString(s[:])
+}
+
+// filled puts what only the running test knows into a manifest of testdata: SUM
+// is the plugin's checksum, ARCH this machine's architecture, and OTHER another.
+func filled(text []byte) []byte {
+	other := "arm64"
+	if runtime.GOARCH == other {
+		other = "amd64"
+	}
+	return []byte(strings.NewReplacer(
+		"SCHEMASUM", sumOf(fakeSchema), "SUM", sum(), "ARCH", runtime.GOARCH, "OTHER", other,
+	).Replace(string(text)))
 }
 
 // enter makes a folder with everything that the manifests of testdata name,
@@ -58,7 +75,7 @@ func enter(t *testing.T) string {
 	write(filepath.Join(elsewhere, "schema.json"), `true`, 0o600)
 	link("fake", in("plugins/link"))
 	link(filepath.Join(elsewhere, "fake"), in("plugins/outside"))
-	write(in("schemas/param.json"), `{"type": "object", "$ref": "#/$defs/x", "$defs": {"x": {"required": ["currency"]}}}`, 0o600)
+	write(in("schemas/param.json"), fakeSchema, 0o600)
 	write(in("schemas/broken.json"), `{"type": `, 0o600)
 	write(in("schemas/wrong.json"), `{"type": "objekt"}`, 0o600)
 	write(in("schemas/remote.json"), `{"$ref": "https://127.0.0.1:1/schema.json"}`, 0o600)
@@ -72,12 +89,17 @@ func enter(t *testing.T) string {
 	return resolved
 }
 
-// load writes text as tagstore.yaml, SUM standing for the plugin's checksum,
-// and loads it.
+// load writes text, filled, as tagstore.yaml, signs it unless that is not asked
+// for, and loads it.
 func load(t *testing.T, text []byte, o manifest.Options) (*manifest.Manifest, error) {
 	t.Helper()
-	if err := os.WriteFile("tagstore.yaml", bytes.ReplaceAll(text, []byte("SUM"), []byte(sum())), 0o600); err != nil {
+	if err := os.WriteFile("tagstore.yaml", filled(text), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if !o.Dev {
+		key := newKey(t)
+		sign(t, "tagstore.yaml", key)
+		o.Key = manifest.KeyOf(key)
 	}
 	return manifest.Load("tagstore.yaml", o)
 }
@@ -105,6 +127,10 @@ func files(t *testing.T, pattern string) map[string][]byte {
 func TestBad(t *testing.T) {
 	for path, text := range files(t, "testdata/bad/*.yaml") {
 		t.Run(strings.TrimSuffix(filepath.Base(path), ".yaml"), func(t *testing.T) {
+			// The one word of a message that depends on the machine.
+			told := func(e *config.Error) string {
+				return strings.ReplaceAll(e.Message, " for "+runtime.GOARCH+" ", " for ARCH ") + "\n"
+			}
 			golden := strings.TrimSuffix(path, ".yaml") + ".err"
 			enter(t)
 			_, err := load(t, text, manifest.Options{})
@@ -116,7 +142,7 @@ func TestBad(t *testing.T) {
 				t.Errorf("code %s, want %s", e.Code, config.InvalidArgument)
 			}
 			if *update {
-				if err := os.WriteFile(golden, []byte(e.Message+"\n"), 0o600); err != nil {
+				if err := os.WriteFile(golden, []byte(told(e)), 0o600); err != nil {
 					t.Fatal(err)
 				}
 				return
@@ -125,7 +151,7 @@ func TestBad(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(string(want), e.Message+"\n"); diff != "" {
+			if diff := cmp.Diff(string(want), told(e)); diff != "" {
 				t.Errorf("message (-want +got):\n%s", diff)
 			}
 		})
@@ -158,25 +184,32 @@ func TestLoadReadsEverything(t *testing.T) {
 	want := &manifest.Manifest{
 		Path: "tagstore.yaml", Dir: dir,
 		Backends: []manifest.Backend{
-			{Name: "tenants", Plugin: fake, SHA256: sum(), Options: json.RawMessage(`{}`)},
+			{Name: "tenants", Plugin: fake, SHA256: sum(), Options: json.RawMessage(`{}`), Required: true},
 			{
 				Name: "params", Plugin: fake, SHA256: sum(), Args: []string{"-v", "--level=debug"},
 				Env: []string{"AWS_REGION", "AWS_ENDPOINT_URL"}, CallTimeout: 2 * time.Second,
+				AWS: true, MTLS: true, Isolate: true, Concurrency: 64,
+				Limits: manifest.Limits{Memory: 256 << 20, CPUs: 2, OpenFiles: 1024},
 				Options: json.RawMessage(`{"path":"/config-service/{tenant}/{service}/{name}","region":"eu-central-1","retries":3,` +
 					`"big":12345678901234567890123,"ratio":0.10,"hex":31,"strict":true,"none":null,"since":"2026-01-02",` +
 					`"list":[1,"two",{"three":3}],"quoted key":"<&>"}`),
+			},
+			{
+				Name: "attached", Address: "unix:///run/plugin/attached.sock", Concurrency: 1, Required: true,
+				CallTimeout: time.Second, Options: json.RawMessage(`{"a":1}`),
 			},
 		},
 		Routes: []manifest.Route{
 			{
 				Prefix: "param_config_", Backend: "params", Layers: []manifest.Layer{service, tenant, shared},
-				SchemaPath: filepath.Join(dir, "schemas", "param.json"), MaxValue: 512 << 10,
+				SchemaPath: filepath.Join(dir, "schemas", "param.json"), SchemaSHA256: sumOf(fakeSchema), MaxValue: 512 << 10,
 				Cache: manifest.Cache{
 					Mode: manifest.CacheEvent, MaxStaleness: time.Minute, StaleIfError: time.Hour, NegativeTTL: 2 * time.Second,
 				},
 			},
 			{Prefix: "tenant_config_", Backend: "tenants", Layers: []manifest.Layer{service, tenant}, MaxValue: 1 << 20},
 			{Prefix: "tenant_config_eu_", Backend: "tenants", Layers: []manifest.Layer{tenant}, MaxValue: 64 << 10},
+			{Prefix: "attached_", Backend: "attached", Layers: []manifest.Layer{service, tenant}, MaxValue: 1 << 20},
 		},
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes((*jsonschema.Schema)(nil))); diff != "" {
@@ -193,7 +226,7 @@ func TestLoadReadsEverything(t *testing.T) {
 
 func TestDevNeedsNoSum(t *testing.T) {
 	enter(t)
-	text := []byte("version: 1\nbackends: { a: { plugin: plugins/fake } }\nroutes: [{ prefix: a_, backend: a }]\n")
+	text := []byte("version: 1\nbackends: { a: { plugin: plugins/fake } }\nroutes: [{ prefix: a_, backend: a, schema: schemas/param.json }]\n")
 	if _, err := load(t, text, manifest.Options{Dev: true}); err != nil {
 		t.Error(err)
 	}
@@ -203,6 +236,14 @@ func TestDevNeedsNoSum(t *testing.T) {
 	wrong := bytes.Replace(text, []byte("fake }"), []byte("fake, sha256: "+strings.Repeat("0", 64)+" }"), 1)
 	if _, err := load(t, wrong, manifest.Options{Dev: true}); err == nil {
 		t.Error("a wrong checksum was accepted in development")
+	}
+	wrong = bytes.Replace(text, []byte("param.json }"), []byte("param.json, schema_sha256: "+strings.Repeat("0", 64)+" }"), 1)
+	if _, err := load(t, wrong, manifest.Options{Dev: true}); err == nil {
+		t.Error("a schema with a wrong checksum was accepted in development")
+	}
+	elsewhere := bytes.Replace(text, []byte("fake }"), []byte("fake, sha256: { OTHER: "+strings.Repeat("0", 64)+" } }"), 1)
+	if _, err := load(t, elsewhere, manifest.Options{Dev: true}); err != nil {
+		t.Errorf("the checksum of another architecture was held against this one's: %v", err)
 	}
 }
 
@@ -218,7 +259,7 @@ func TestUnreadable(t *testing.T) {
 		"large.yaml":     "large.yaml: the manifest can not be read: it is larger than 1 MiB (name a readable file of at most 1 MiB)",
 		"none/none.yaml": "none/none.yaml: the manifest can not be read: no such file or directory (name a readable file of at most 1 MiB)",
 	} {
-		_, err := manifest.Load(path, manifest.Options{})
+		_, err := manifest.Load(path, manifest.Options{Key: manifest.KeyOf(newKey(t))})
 		var e *config.Error
 		if !errors.As(err, &e) || e.Message != want {
 			t.Errorf("Load(%q):\n%v\nwant\n%s", path, err, want)
@@ -300,6 +341,19 @@ func FuzzLoad(f *testing.F) {
 			var options map[string]any
 			if err := json.Unmarshal(b.Options, &options); err != nil {
 				t.Fatalf("options are not a JSON object: %v", err)
+			}
+			if (b.Plugin == "") == (b.Address == "") {
+				t.Fatalf("a backend is neither started nor attached to, or both: %+v", b)
+			}
+			if b.Address != "" {
+				bare := manifest.Backend{
+					Name: b.Name, Address: b.Address, Required: b.Required, Concurrency: b.Concurrency,
+					Options: b.Options, CallTimeout: b.CallTimeout,
+				}
+				if diff := cmp.Diff(bare, b); diff != "" {
+					t.Fatalf("a backend with an address has something of a process (-want +got):\n%s", diff)
+				}
+				continue
 			}
 			if rel, err := filepath.Rel("dir", b.Plugin); err != nil || !filepath.IsLocal(rel) {
 				t.Fatalf("the plugin %q lies outside the manifest's folder", b.Plugin)

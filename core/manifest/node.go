@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -19,7 +20,11 @@ const maxDepth = 64
 
 // reader turns YAML nodes into values and collects what is wrong with them. An
 // alias is reported once, by forbid, and passed over in silence elsewhere.
-type reader struct{ problems }
+type reader struct {
+	problems
+	arch   string // whose checksums of plugins are read
+	anySum bool   // a checksum may be anything: it is going to be replaced
+}
 
 // forbid reports what could make a document mean more than is written.
 func (r *reader) forbid(n *yaml.Node) {
@@ -39,7 +44,7 @@ func (r *reader) forbid(n *yaml.Node) {
 // fields are what a mapping may hold, each with its reader.
 type fields map[string]func(value *yaml.Node)
 
-// mapping reads a mapping of known fields.
+// mapping reads a mapping of known fields. Of a required "a|b" it must have one.
 func (r *reader) mapping(n *yaml.Node, what string, known fields, required ...string) {
 	if n.Kind != yaml.MappingNode {
 		r.wrongKind(n, what, "a mapping")
@@ -61,7 +66,12 @@ func (r *reader) mapping(n *yaml.Node, what string, known fields, required ...st
 		r.add(key.Line, mend, "unknown field %s", quote(key.Value))
 	})
 	for _, name := range required {
-		if !seen[name] {
+		either, or, two := strings.Cut(name, "|")
+		switch {
+		case seen[either] || seen[or]:
+		case two:
+			r.add(n.Line, "add one of them", "%s has neither %q nor %q", what, either, or)
+		default:
 			r.add(n.Line, "add it", "%s has no field %q", what, name)
 		}
 	}
@@ -133,6 +143,59 @@ func (r *reader) literal(n *yaml.Node, what string) (string, bool) {
 		return "", false
 	}
 	return n.Value, true
+}
+
+// flag reads true or false.
+func (r *reader) flag(n *yaml.Node, what string) bool {
+	if n.Kind != yaml.ScalarNode || n.ShortTag() != "!!bool" {
+		r.wrongKind(n, what, "true or false")
+		return false
+	}
+	var set bool
+	return n.Decode(&set) == nil && set
+}
+
+// count reads a whole number that is at least 1.
+func (r *reader) count(n *yaml.Node, what string, most int) int {
+	if n.Kind != yaml.ScalarNode || n.ShortTag() == "!!null" {
+		r.wrongKind(n, what, "a number")
+		return 0
+	}
+	text := n.Value
+	c, err := strconv.Atoi(text)
+	if err != nil || c < 1 || c > most {
+		r.add(n.Line, "write a whole number that is", "%s %s is not between 1 and %d", what, quote(text), most)
+		return 0
+	}
+	return c
+}
+
+// size reads a number of bytes, with or without a unit. The bounds are named as
+// they are to be read.
+func (r *reader) size(n *yaml.Node, what, mend string, least, most int64, between string) int64 {
+	text, ok := r.literal(n, what)
+	if !ok {
+		return 0
+	}
+	m := byteSize.FindStringSubmatch(text)
+	if m == nil {
+		r.add(n.Line, mend, "bad %s %s", what, quote(text))
+		return 0
+	}
+	size, err := strconv.ParseInt(m[1], 10, 64) // at most nine digits
+	switch m[2] {
+	case "KiB":
+		size <<= 10
+	case "MiB":
+		size <<= 20
+	case "GiB":
+		size <<= 30
+	}
+	if err != nil || size < least || size > most {
+		r.add(n.Line, mend, "%s %s is not between %s", what, quote(text), between)
+		return 0
+	}
+	return size
 }
 
 // texts reads a list of texts. On any problem it returns nil.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"time"
@@ -22,7 +23,7 @@ var (
 	prefixName  = regexp.MustCompile(`^[a-z0-9][a-z0-9_]*_$`)
 	envName     = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	sha256Hex   = regexp.MustCompile(`^[0-9a-fA-F]{64}$`)
-	byteSize    = regexp.MustCompile(`^([0-9]{1,9})(B|KiB|MiB)?$`)
+	byteSize    = regexp.MustCompile(`^([0-9]{1,9})(B|KiB|MiB|GiB)?$`)
 	yamlError   = regexp.MustCompile(`^yaml: (?:line ([0-9]+): )?(.*)$`)
 )
 
@@ -43,18 +44,26 @@ func CheckPrefix(s string) error {
 type document struct {
 	Manifest
 	backendLines []backendLines // of each of Backends
-	schemaLines  []int          // of each of Routes
+	schemaLines  []schemaLines  // of each of Routes
+}
+
+type schemaLines struct {
+	node           *yaml.Node // of the route
+	schema, sha256 int
+	badSHA256      bool // reported already
 }
 
 type backendLines struct {
+	node                 *yaml.Node // of the backend
 	name, plugin, sha256 int
 	badSHA256            bool // or no backend at all: reported already
+	attached             bool // it has an address, and so no program
 }
 
 // parse reads as much as can be read, beside everything that is wrong with it.
 func parse(data []byte, path, dir string) (*document, *problems) {
 	d := &document{Manifest: Manifest{Path: path, Dir: dir}}
-	r := &reader{problems: problems{path: path}}
+	r := &reader{problems: problems{path: path}, arch: runtime.GOARCH}
 	if root := r.root(data); root != nil {
 		r.forbid(root)
 		r.manifest(root, d)
@@ -163,31 +172,131 @@ func (r *reader) backends(n *yaml.Node, d *document, declared map[string]int) {
 }
 
 func (r *reader) backend(key, n *yaml.Node, dir string) (Backend, backendLines) {
-	b := Backend{Name: key.Value, Options: json.RawMessage("{}")}
-	at := backendLines{name: key.Line, badSHA256: n.Kind != yaml.MappingNode}
-	r.mapping(n, "backend "+quote(b.Name), fields{
+	b := Backend{Name: key.Value, Options: json.RawMessage("{}"), Required: true}
+	at := backendLines{node: n, name: key.Line, badSHA256: n.Kind != yaml.MappingNode}
+	what := "backend " + quote(b.Name)
+	known := fields{
 		"plugin": func(n *yaml.Node) {
 			at.plugin = n.Line
 			b.Plugin = r.path(n, "plugin", dir)
 		},
-		"args": func(n *yaml.Node) { b.Args = r.texts(n, "args") },
-		"sha256": func(n *yaml.Node) {
-			at.sha256 = n.Line
-			sum, ok := r.literal(n, "sha256")
-			if ok && sha256Hex.MatchString(sum) {
-				b.SHA256 = strings.ToLower(sum)
-				return
-			}
-			at.badSHA256 = true
-			if ok {
-				r.add(n.Line, "write the 64 hex digits that sha256sum prints", "bad sha256 %s", quote(sum))
-			}
-		},
+		"address":      func(n *yaml.Node) { b.Address = r.address(n) },
+		"args":         func(n *yaml.Node) { b.Args = r.texts(n, "args") },
+		"sha256":       func(n *yaml.Node) { b.SHA256 = r.sums(n, &at) },
 		"env":          func(n *yaml.Node) { b.Env = r.env(n) },
+		"aws":          func(n *yaml.Node) { b.AWS = r.flag(n, "aws") },
+		"mtls":         func(n *yaml.Node) { b.MTLS = r.flag(n, "mtls") },
+		"isolate":      func(n *yaml.Node) { b.Isolate = r.flag(n, "isolate") },
+		"required":     func(n *yaml.Node) { b.Required = r.flag(n, "required") },
+		"concurrency":  func(n *yaml.Node) { b.Concurrency = r.count(n, "concurrency", MaxConcurrency) },
+		"limits":       func(n *yaml.Node) { b.Limits = r.limits(n) },
 		"options":      func(n *yaml.Node) { b.Options = r.options(n) },
 		"call_timeout": func(n *yaml.Node) { b.CallTimeout = r.duration(n, "call_timeout", time.Millisecond, MaxCallTimeout) },
-	}, "plugin")
+	}
+	written := map[string]int{} // line of each field that stands there
+	for name, read := range known {
+		known[name] = func(n *yaml.Node) {
+			written[name] = n.Line
+			read(n)
+		}
+	}
+	r.mapping(n, what, known, "plugin|address")
+	if _, attached := written["address"]; !attached {
+		return b, at
+	}
+	at.attached = true
+	// All of these are about a process that this manifest does not start.
+	for _, name := range []string{"plugin", "args", "sha256", "env", "aws", "mtls", "isolate", "limits"} {
+		if line, ok := written[name]; ok {
+			r.add(line, "remove one of the two: a plugin that has an address is started by somebody else", "%s has an address and %q", what, name)
+		}
+	}
 	return b, at
+}
+
+// architectures are those that Go builds a plugin for on Linux, by Go's names.
+var architectures = []string{"386", "amd64", "arm", "arm64", "loong64", "mips64le", "ppc64le", "riscv64", "s390x"}
+
+// sums reads one checksum, or one for each architecture, and returns that of
+// r.arch.
+func (r *reader) sums(n *yaml.Node, at *backendLines) string {
+	at.sha256 = n.Line
+	if n.Kind != yaml.MappingNode {
+		sum, ok := r.sum(n, "sha256")
+		at.badSHA256 = !ok
+		return sum
+	}
+	if len(n.Content) == 0 && !r.anySum {
+		at.badSHA256 = true
+		r.add(n.Line, "write the 64 hex digits that sha256sum prints, by architecture: { amd64: …, arm64: … }", "sha256 is empty")
+		return ""
+	}
+	var ours string
+	known := fields{}
+	for _, arch := range architectures {
+		known[arch] = func(n *yaml.Node) {
+			sum, ok := r.sum(n, "sha256 of "+arch)
+			if arch == r.arch {
+				ours, at.sha256, at.badSHA256 = sum, n.Line, !ok
+			}
+		}
+	}
+	r.mapping(n, "sha256", known)
+	return ours
+}
+
+// sum reads a checksum.
+func (r *reader) sum(n *yaml.Node, what string) (string, bool) {
+	if r.anySum && n.Kind == yaml.ScalarNode {
+		return strings.ToLower(n.Value), true
+	}
+	sum, ok := r.literal(n, what)
+	if ok && !sha256Hex.MatchString(sum) {
+		r.add(n.Line, "write the 64 hex digits that sha256sum prints", "bad %s %s", what, quote(sum))
+		ok = false
+	}
+	if !ok {
+		return "", false
+	}
+	return strings.ToLower(sum), true
+}
+
+// address accepts the socket of a plugin that runs already.
+func (r *reader) address(n *yaml.Node) string {
+	const scheme = "unix://"
+	text, ok := r.text(n, "address")
+	if !ok {
+		return ""
+	}
+	path, unix := strings.CutPrefix(text, scheme)
+	switch {
+	case !unix || !filepath.IsAbs(path) || filepath.Clean(path) != path || strings.ContainsRune(path, 0) || path == "/":
+		r.add(n.Line, "write the socket's absolute path, such as unix:///run/plugin/params.sock", "bad address %s", quote(text))
+		return ""
+	case len(path) > MaxSocketPath:
+		r.add(n.Line, "choose a shorter path", "the socket's path has %d bytes, more than %d", len(path), MaxSocketPath)
+		return ""
+	}
+	return text
+}
+
+func (r *reader) limits(n *yaml.Node) Limits {
+	var l Limits
+	r.mapping(n, "limits", fields{
+		"memory": func(n *yaml.Node) {
+			l.Memory = r.size(n, "memory", "write a size such as 256MiB or 2GiB", MinMemory, MaxMemory, "16MiB and 1024GiB")
+		},
+		"cpus": func(n *yaml.Node) { l.CPUs = r.count(n, "cpus", MaxCPUs) },
+		"open_files": func(n *yaml.Node) {
+			files := r.count(n, "open_files", MaxOpenFiles)
+			if files > 0 && files < MinOpenFiles {
+				r.add(n.Line, "raise it, or leave it out", "open_files %d is less than the %d that a plugin needs to answer", files, MinOpenFiles)
+				files = 0
+			}
+			l.OpenFiles = uint64(files)
+		},
+	})
+	return l
 }
 
 // path accepts a relative path that stays below the manifest's folder as it is
@@ -253,7 +362,7 @@ func (r *reader) routes(n *yaml.Node, d *document) (wanted []reference, allRead 
 	allRead = true
 	prefixes := map[string]int{}
 	for _, item := range n.Content {
-		route, backend, prefix, schema := r.route(item, d.Dir)
+		route, backend, prefix, at := r.route(item, d.Dir)
 		if backend != nil {
 			wanted = append(wanted, reference{route.Backend, backend.Line})
 		} else {
@@ -267,15 +376,16 @@ func (r *reader) routes(n *yaml.Node, d *document) (wanted []reference, allRead 
 			}
 		}
 		d.Routes = append(d.Routes, route)
-		d.schemaLines = append(d.schemaLines, schema)
+		d.schemaLines = append(d.schemaLines, at)
 	}
 	return wanted, allRead
 }
 
 // route also returns the nodes of the backend and the prefix, nil where they
-// can not be read, and the line of the schema.
-func (r *reader) route(n *yaml.Node, dir string) (route Route, backend, prefix *yaml.Node, schema int) {
+// can not be read, and the lines of the schema.
+func (r *reader) route(n *yaml.Node, dir string) (route Route, backend, prefix *yaml.Node, at schemaLines) {
 	route = Route{Layers: DefaultLayers(), MaxValue: DefaultMaxValue}
+	at.node = n
 	r.mapping(n, "a route", fields{
 		"prefix": func(n *yaml.Node) {
 			text, ok := r.text(n, "prefix")
@@ -297,13 +407,24 @@ func (r *reader) route(n *yaml.Node, dir string) (route Route, backend, prefix *
 		},
 		"layers": func(n *yaml.Node) { route.Layers = r.layers(n) },
 		"schema": func(n *yaml.Node) {
-			schema = n.Line
+			at.schema = n.Line
 			route.SchemaPath = r.path(n, "schema", dir)
 		},
-		"max_value": func(n *yaml.Node) { route.MaxValue = r.size(n) },
-		"cache":     func(n *yaml.Node) { route.Cache = r.cache(n) },
+		"schema_sha256": func(n *yaml.Node) {
+			var ok bool
+			route.SchemaSHA256, ok = r.sum(n, "schema_sha256")
+			at.sha256, at.badSHA256 = n.Line, !ok
+		},
+		"max_value": func(n *yaml.Node) {
+			route.MaxValue = int(r.size(n, "max_value", "write bytes such as 65536, or 512KiB, or 1MiB; at most 8MiB",
+				1, MaxMaxValue, "1 byte and 8MiB"))
+		},
+		"cache": func(n *yaml.Node) { route.Cache = r.cache(n) },
 	}, "prefix", "backend")
-	return route, backend, prefix, schema
+	if at.sha256 > 0 && at.schema == 0 {
+		r.add(at.sha256, "remove it, or name the schema", "there is a schema_sha256 and no schema")
+	}
+	return route, backend, prefix, at
 }
 
 func (r *reader) layers(n *yaml.Node) []Layer {
@@ -347,32 +468,6 @@ func layerNamed(name string) Layer {
 		}
 	}
 	return 0
-}
-
-// size reads a number of bytes, with or without a unit.
-func (r *reader) size(n *yaml.Node) int {
-	const mend = "write bytes such as 65536, or 512KiB, or 1MiB; at most 8MiB"
-	text, ok := r.literal(n, "max_value")
-	if !ok {
-		return 0
-	}
-	m := byteSize.FindStringSubmatch(text)
-	if m == nil {
-		r.add(n.Line, mend, "bad max_value %s", quote(text))
-		return 0
-	}
-	size, err := strconv.Atoi(m[1]) // at most nine digits
-	switch m[2] {
-	case "KiB":
-		size <<= 10
-	case "MiB":
-		size <<= 20
-	}
-	if err != nil || size < 1 || size > MaxMaxValue {
-		r.add(n.Line, mend, "max_value %s is not between 1 byte and 8MiB", quote(text))
-		return 0
-	}
-	return size
 }
 
 func (r *reader) cache(n *yaml.Node) Cache {

@@ -62,7 +62,7 @@ func (p *Process) IdempotencyWindow() time.Duration {
 // Get implements driver.Backend.
 func (p *Process) Get(ctx context.Context, id config.ID, version uint64) (config.Entry, error) {
 	req := &backendv1.GetRequest{Id: wire.ID(id), Version: version}
-	return call(ctx, p, methodGet, id.Key, req, backendv1.BackendServiceClient.Get,
+	return call(ctx, p, methodGet, id.Tenant, id.Key, req, backendv1.BackendServiceClient.Get,
 		func(r *backendv1.GetResponse) (config.Entry, error) { return wire.EntryOf(r.GetEntry()) })
 }
 
@@ -73,7 +73,7 @@ func (p *Process) BatchGet(ctx context.Context, ids []config.ID) ([]driver.Resul
 		return nil, p.undeclared(ctx, methodBatchGet)
 	}
 	return p.batch(ctx, ids, func(ctx context.Context, some []config.ID) ([]driver.Result, error) {
-		return call(ctx, p, methodBatchGet, config.Key{}, &backendv1.BatchGetRequest{Ids: wire.IDs(some)},
+		return call(ctx, p, methodBatchGet, tenantOf(ids), config.Key{}, &backendv1.BatchGetRequest{Ids: wire.IDs(some)},
 			backendv1.BackendServiceClient.BatchGet,
 			func(r *backendv1.BatchGetResponse) ([]driver.Result, error) {
 				return batchOf(r.GetResults(), len(some))
@@ -87,7 +87,7 @@ func (p *Process) Refresh(ctx context.Context, ids []config.ID) ([]driver.Result
 		return nil, p.undeclared(ctx, methodRefresh)
 	}
 	return p.batch(ctx, ids, func(ctx context.Context, some []config.ID) ([]driver.Result, error) {
-		return call(ctx, p, methodRefresh, config.Key{}, &backendv1.RefreshRequest{Ids: wire.IDs(some)},
+		return call(ctx, p, methodRefresh, tenantOf(ids), config.Key{}, &backendv1.RefreshRequest{Ids: wire.IDs(some)},
 			backendv1.BackendServiceClient.Refresh,
 			func(r *backendv1.RefreshResponse) ([]driver.Result, error) { return batchOf(r.GetResults(), len(some)) })
 	})
@@ -140,26 +140,27 @@ func (p *Process) List(ctx context.Context, r driver.ListRequest) (driver.Page, 
 	if err != nil {
 		return driver.Page{}, p.named(methodList, config.Key{}, err)
 	}
-	return call(ctx, p, methodList, config.Key{}, req, backendv1.BackendServiceClient.List, wire.ListPageOf)
+	return call(ctx, p, methodList, r.Tenant, config.Key{}, req, backendv1.BackendServiceClient.List, wire.ListPageOf)
 }
 
-// Put implements driver.Backend. It is sent once, whatever happens.
+// Put implements driver.Backend. It is sent once, unless an idempotency key that
+// the plugin honours makes a second time harmless.
 func (p *Process) Put(ctx context.Context, r driver.PutRequest) (config.Entry, error) {
 	req, err := wire.PutRequest(r)
 	if err != nil {
 		return config.Entry{}, p.named(methodPut, r.ID.Key, err)
 	}
-	return call(ctx, p, methodPut, r.ID.Key, req, backendv1.BackendServiceClient.Put,
+	return call(ctx, p, methodPut, r.ID.Tenant, r.ID.Key, req, backendv1.BackendServiceClient.Put,
 		func(r *backendv1.PutResponse) (config.Entry, error) { return wire.EntryOf(r.GetEntry()) })
 }
 
-// Delete implements driver.Backend. It is sent once, whatever happens.
+// Delete implements driver.Backend. It is sent as often as Put.
 func (p *Process) Delete(ctx context.Context, r driver.DeleteRequest) (config.Entry, error) {
 	req, err := wire.DeleteRequest(r)
 	if err != nil {
 		return config.Entry{}, p.named(methodDelete, r.ID.Key, err)
 	}
-	return call(ctx, p, methodDelete, r.ID.Key, req, backendv1.BackendServiceClient.Delete,
+	return call(ctx, p, methodDelete, r.ID.Tenant, r.ID.Key, req, backendv1.BackendServiceClient.Delete,
 		func(r *backendv1.DeleteResponse) (config.Entry, error) { return wire.EntryOf(r.GetEntry()) })
 }
 
@@ -172,7 +173,7 @@ func (p *Process) History(ctx context.Context, r driver.HistoryRequest) (driver.
 	if err != nil {
 		return driver.Page{}, p.named(methodHistory, r.ID.Key, err)
 	}
-	return call(ctx, p, methodHistory, r.ID.Key, req, backendv1.BackendServiceClient.History, wire.HistoryPageOf)
+	return call(ctx, p, methodHistory, r.ID.Tenant, r.ID.Key, req, backendv1.BackendServiceClient.History, wire.HistoryPageOf)
 }
 
 // Ping implements driver.Pinger: it asks the plugin for its store's state.
@@ -180,7 +181,7 @@ func (p *Process) Ping(ctx context.Context) error {
 	if !p.Capabilities().Ping {
 		return p.undeclared(ctx, methodPing)
 	}
-	_, err := call(ctx, p, methodPing, config.Key{}, &backendv1.PingRequest{}, backendv1.BackendServiceClient.Ping,
+	_, err := call(ctx, p, methodPing, config.Tenant{}, config.Key{}, &backendv1.PingRequest{}, backendv1.BackendServiceClient.Ping,
 		func(*backendv1.PingResponse) (struct{}, error) { return struct{}{}, nil })
 	return err
 }
@@ -190,7 +191,7 @@ func (p *Process) Size(ctx context.Context) (driver.Size, error) {
 	if !p.Capabilities().Size {
 		return driver.Size{}, p.undeclared(ctx, methodSize)
 	}
-	return call(ctx, p, methodSize, config.Key{}, &backendv1.SizeRequest{}, backendv1.BackendServiceClient.Size, wire.SizeOf)
+	return call(ctx, p, methodSize, config.Tenant{}, config.Key{}, &backendv1.SizeRequest{}, backendv1.BackendServiceClient.Size, wire.SizeOf)
 }
 
 // Watch implements driver.Watcher. It has no deadline but the caller's. When
@@ -201,7 +202,7 @@ func (p *Process) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 		return p.undeclared(ctx, methodWatch)
 	}
 	begin := time.Now()
-	ctx, span := p.tracing.start(ctx, methodWatch)
+	ctx, span := p.tracing.start(ctx, methodWatch, r.Tenant)
 	defer func() {
 		p.metrics.called(ctx, methodWatch, begin, err)
 		p.tracing.end(span, err)
@@ -210,6 +211,11 @@ func (p *Process) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 	if err != nil {
 		return p.named(methodWatch, config.Key{}, err)
 	}
+	slot, _, err := p.flow.watches.enter(ctx, r.Tenant)
+	if err != nil {
+		return p.named(methodWatch, config.Key{}, errWatches)
+	}
+	defer p.flow.watches.leave(slot)
 	g, err := p.servingSoon(ctx)
 	if err != nil {
 		return err
@@ -227,6 +233,7 @@ func (p *Process) Watch(ctx context.Context, r driver.WatchRequest, emit func(dr
 		case errors.Is(err, io.EOF):
 			return p.named(methodWatch, config.Key{}, wire.Broken("the end of a watch that nobody ended"))
 		case err != nil:
+			g.streamFate(ctx, stream, &f)
 			return p.failed(ctx, g, methodWatch, config.Key{}, &f, err)
 		}
 		g.answered.Store(true)
@@ -255,14 +262,15 @@ func (p *Process) servingSoon(ctx context.Context) (*generation, error) {
 }
 
 // call sends one request and decodes its answer. A read that the process left
-// unanswered goes to the next generation, once.
+// unanswered goes to the next generation, once; so does a write that is
+// repeatable.
 func call[Req, Resp, T any](
-	ctx context.Context, p *Process, m method, key config.Key, req Req,
+	ctx context.Context, p *Process, m method, tenant config.Tenant, key config.Key, req Req,
 	send func(backendv1.BackendServiceClient, context.Context, Req, ...grpc.CallOption) (Resp, error),
 	decode func(Resp) (T, error),
 ) (answer T, err error) {
 	begin := time.Now()
-	ctx, span := p.tracing.start(ctx, m)
+	ctx, span := p.tracing.start(ctx, m, tenant)
 	defer func() {
 		p.metrics.called(ctx, m, begin, err)
 		p.tracing.end(span, err)
@@ -271,7 +279,27 @@ func call[Req, Resp, T any](
 	defer cancel()
 
 	var none T
+	if err := ctx.Err(); err != nil {
+		return none, p.named(m, key, err)
+	}
+	if err := p.quarantined(); err != nil { // whatever the circuit says
+		return none, p.named(m, key, err)
+	}
+	admitted, err := p.flow.admit(ctx, limited, m, tenant)
+	if err != nil {
+		return none, p.named(m, key, err)
+	}
+	health := unknown
+	defer func() { p.settle(admitted, health, err, begin) }()
 	var after uint64
+	// doubtful: a first attempt may have written, so that the failure of the
+	// second does not say that nothing was.
+	doubtful := false
+	defer func() {
+		if doubtful && err != nil {
+			err = p.named(m, key, inDoubt(err))
+		}
+	}()
 	for attempt := 0; ; attempt++ {
 		if err := ctx.Err(); err != nil {
 			return none, p.named(m, key, err)
@@ -281,23 +309,61 @@ func call[Req, Resp, T any](
 			if ctx.Err() != nil {
 				err = ctx.Err()
 			}
+			health = p.judge(ctx, begin, false, err)
 			return none, p.named(m, key, err)
 		}
 		var f fate
 		resp, err := send(g.backend, context.WithValue(limited, fateKey{}, &f), req)
 		if err == nil {
+			doubtful = false
 			g.answered.Store(true)
+			health = healthy
 			if answer, err = decode(resp); err != nil {
 				return none, p.named(m, key, err)
 			}
 			return answer, nil
 		}
-		if attempt == 0 && !m.writes() && p.wasLost(limited, g, &f, err) {
+		lost := p.wasLost(limited, g, &f, err)
+		if attempt == 0 && (!m.writes() || p.repeatable(req)) && lost {
 			g.lost()
 			after = g.number
+			doubtful = m.writes() && f.sent.Load()
 			continue
 		}
-		return none, p.failed(limited, g, m, key, &f, err)
+		err = p.failed(limited, g, m, key, &f, err)
+		if !lost { // the end of a process is for its supervisor, which starts another
+			health = p.judge(ctx, begin, f.answered.Load(), err)
+		}
+		return none, err
+	}
+}
+
+// repeatable reports whether a write may be sent a second time: it carries an
+// idempotency key, and the plugin keeps such keys.
+func (p *Process) repeatable(req any) bool {
+	keyed, ok := req.(interface{ GetIdempotencyKey() string })
+	return ok && keyed.GetIdempotencyKey() != "" && p.IdempotencyWindow() > 0
+}
+
+// inDoubt is what an error of a second attempt says about a write whose first
+// attempt may have been made. A refusal is one of the write, and stands; that
+// nothing could be done any more is not.
+func inDoubt(err error) error {
+	switch config.CodeOf(err) {
+	case config.Unavailable, config.FailedPrecondition, config.ResourceExhausted:
+		return config.Errorf(config.OutcomeUnknown, "the plugin ended while it was writing").
+			WithHint("read the key, or retry with the same idempotency key").WithCause(err)
+	}
+	return err
+}
+
+// optional reports whether a plugin has the method only if it declares so.
+func (m method) optional() bool {
+	switch m {
+	case methodBatchGet, methodHistory, methodWatch, methodPing, methodSize, methodRefresh:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -317,7 +383,7 @@ func (p *Process) wasLost(ctx context.Context, g *generation, f *fate, err error
 		return false
 	}
 	select {
-	case <-g.child.exited:
+	case <-g.exited():
 		return true
 	default:
 		return false
@@ -331,6 +397,13 @@ func (p *Process) failed(ctx context.Context, g *generation, m method, key confi
 			g.answered.Store(true)
 		}
 		answer := pluginError(err)
+		if answer.Code == config.Unavailable && !f.answered.Load() && ctx.Err() != nil {
+			// It went away as the time was over, which leaves open what it did.
+			answer = config.AsError(ctx.Err(), "", config.Key{})
+		}
+		if answer.Code == config.Unimplemented && m.optional() { // it is not called unless it is declared
+			return p.named(m, key, wire.Broken("\"unimplemented\" for a capability that it declares"))
+		}
 		if answer.Code == config.DeadlineExceeded && !f.answered.Load() {
 			answer.Message = "the plugin did not answer in time"
 		}

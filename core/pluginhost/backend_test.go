@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -67,7 +68,9 @@ func TestBatchIsSplit(t *testing.T) {
 // A plugin reads all keys that it is asked for, whatever of them it can send.
 func TestLargeValuesAreNotAskedForAtOnce(t *testing.T) {
 	t.Parallel()
-	p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t)})
+	pl := plugin(t)
+	pl.CallTimeout = time.Minute // it is 50 MB, and the machine may be busy
+	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t)})
 	var ids []config.ID
 	for range 100 {
 		ids = append(ids, id(t, "probe/bytes-500000"), id(t, "probe/batch"))

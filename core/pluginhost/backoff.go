@@ -15,9 +15,11 @@ const (
 	maxDoublings   = 10 // 50 ms << 10 is above maxDelay, and far from overflow
 )
 
-// backoff spaces the launches of a plugin that keeps failing: full jitter (a
-// random delay up to a limit) with a limit that doubles. The zero value is
-// ready.
+// backoff spaces the launches of a plugin that keeps failing: a random delay
+// below a limit that doubles. One that never answered a call waits half of the
+// limit at least, so that ten minutes see 60 launches at most, whatever chance
+// wants; one that had is wanted back at once, and waits anything from 0. The
+// zero value is ready.
 type backoff struct{ failures int }
 
 // next returns the delay before the next launch, above 0. served and uptime
@@ -27,9 +29,9 @@ func (b *backoff) next(served bool, uptime time.Duration) time.Duration {
 		b.failures = 0
 	}
 	limit := min(minDelay<<min(b.failures, maxDoublings), maxDelay)
-	if served {
-		limit = min(limit, maxDelayServed)
-	}
 	b.failures = min(b.failures+1, maxDoublings)
-	return 1 + rand.N(limit) //nolint:gosec // jitter, not a secret
+	if served {
+		return 1 + rand.N(min(limit, maxDelayServed)) //nolint:gosec // jitter, not a secret
+	}
+	return limit/2 + rand.N(limit/2+1) //nolint:gosec // as above
 }

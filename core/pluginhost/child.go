@@ -4,21 +4,23 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-plugin"
 	"github.com/hashicorp/go-plugin/runner"
 
-	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/internal/handshake"
 )
 
@@ -37,9 +39,10 @@ const (
 // go-plugin does the handshake and nothing else: the process, its group and its
 // output are held here.
 type child struct {
-	cmd  *exec.Cmd
-	dir  string // of its sockets
-	logs *logs
+	cmd    *exec.Cmd
+	dir    string // of its sockets
+	logs   *logs
+	limits Limits
 
 	pid       int // 0 until it was started
 	first     chan string
@@ -48,6 +51,8 @@ type child struct {
 	drained   chan struct{}  // closed when all its output was read
 	exitError error          // to be read behind exited
 
+	speechless atomic.Bool // it closed its output without a line
+
 	mu     sync.Mutex // orders kill with the start and the reaping
 	killed bool
 	reaped bool
@@ -55,34 +60,58 @@ type child struct {
 
 var _ runner.Runner = (*child)(nil)
 
-func newChild(p Plugin, dir string, logs *logs) *child {
-	cmd := exec.Command(p.Path, p.Args...) //nolint:noctx // it outlives every context; supervision ends it
+func newChild(p Plugin, program *executable, dir string, logs *logs) *child {
+	path, inherited := program.command(p)
+	cmd := exec.Command(path, p.Args...) //nolint:noctx // it outlives every context; supervision ends it
+	cmd.Args[0] = p.Path                 // whatever it is executed by
+	if inherited != nil {
+		cmd.ExtraFiles = []*os.File{inherited}
+	}
 	cmd.Dir = p.Dir
 	cmd.SysProcAttr = processAttributes()
 	return &child{
-		cmd: cmd, dir: dir, logs: logs,
+		cmd: cmd, dir: dir, logs: logs, limits: p.Limits,
 		first: make(chan string, 1), exited: make(chan struct{}), drained: make(chan struct{}),
 	}
 }
 
 // environment sets exactly what the process gets: of what go-plugin proposes
-// the protocol's own variables, the socket folder, and what the plugin was
-// allowed of the host's.
-func (c *child) environment(goPlugin, allowed []string) {
+// the protocol's own variables, the socket folder, what the plugin was allowed
+// of the host's, and its limits.
+func (c *child) environment(goPlugin []string, p Plugin) {
 	c.cmd.Env = []string{}
 	for _, pair := range goPlugin {
 		switch name, _, _ := strings.Cut(pair, "="); name {
-		case handshake.CookieKey, "PLUGIN_PROTOCOL_VERSIONS":
+		case handshake.CookieKey, "PLUGIN_PROTOCOL_VERSIONS", clientCertificate:
 			c.cmd.Env = append(c.cmd.Env, pair)
 		}
 	}
 	c.cmd.Env = append(c.cmd.Env, plugin.EnvUnixSocketDir+"="+c.dir)
+	allowed := p.Env
+	if p.AWS {
+		allowed = slices.Concat(allowed, awsEnvironment())
+	}
 	for _, name := range allowed {
+		// Once more than check did: this is where it matters.
+		if !p.AWS && leadsToCredentials(name) {
+			continue
+		}
 		if value, ok := os.LookupEnv(name); ok {
 			c.cmd.Env = append(c.cmd.Env, name+"="+value)
 		}
 	}
+	// Of a name that stands twice, package exec takes the last.
+	if p.Limits.Memory > 0 {
+		c.cmd.Env = append(c.cmd.Env, "GOMEMLIMIT="+strconv.FormatInt(p.Limits.Memory, 10))
+	}
+	if p.Limits.CPUs > 0 {
+		c.cmd.Env = append(c.cmd.Env, "GOMAXPROCS="+strconv.Itoa(p.Limits.CPUs))
+	}
 }
+
+// clientCertificate is the variable that tells a plugin to serve mTLS, and to
+// whom.
+const clientCertificate = "PLUGIN_CLIENT_CERT"
 
 // reserved tells the variables that belong to the protocol.
 func reserved(name string) bool {
@@ -142,17 +171,27 @@ func (c *child) startUnlessKilled() error {
 	if c.killed {
 		return context.Canceled
 	}
+	if err := renouncePrivileges(); err != nil {
+		return err
+	}
 	if err := c.cmd.Start(); err != nil {
 		return err
 	}
 	c.pid = c.cmd.Process.Pid
+	_ = c.restrain() // what does not hold yet is told of by the second time, behind the handshake
 	return nil
 }
+
+// restrain sets the limits of the process that are not inherited. A Go program
+// raises its limit of open files while it starts, so this is done twice: at once,
+// and when the program has made its handshake.
+func (c *child) restrain() error { return restrain(c.pid, c.limits) }
 
 // readStdout hands the first line on and logs the others.
 func (c *child) readStdout(stdout io.Reader, toGoPlugin *io.PipeWriter) {
 	buffered := bufio.NewReaderSize(stdout, maxHandshake)
-	line, _ := buffered.ReadSlice('\n')
+	line, err := buffered.ReadSlice('\n')
+	c.speechless.Store(len(line) == 0 && err != nil)
 	c.first <- strings.TrimSpace(string(line))
 	_, _ = toGoPlugin.Write(line)
 	_ = toGoPlugin.Close()
@@ -200,8 +239,13 @@ func (c *child) Wait(context.Context) error {
 	return c.exitError
 }
 
-// Kill implements runner.Runner.
+// Kill implements runner.Runner. A process that closed its output without a
+// word is most likely ending by itself: it gets a moment for that, so that its
+// exit status can be told.
 func (c *child) Kill(context.Context) error {
+	if c.speechless.Load() {
+		waitFor(c.exited, pipeGrace)
+	}
 	c.kill()
 	return nil
 }
@@ -236,19 +280,35 @@ func (c *child) PluginToHost(network, address string) (string, string, error) {
 	return network, address, nil
 }
 
-var errElsewhere = errors.New("the plugin listens somewhere else than in its socket folder")
+var errElsewhere = errors.New("the plugin listens somewhere else than in its socket folder, which PLUGIN_UNIX_SOCKET_DIR names")
 
 // HostToPlugin implements runner.Runner.
 func (c *child) HostToPlugin(network, address string) (string, string, error) {
 	return network, address, nil
 }
 
-// dialer returns a dial function that, unlike go-plugin's, honours its context.
-func dialer(addr func() net.Addr) func(context.Context, string) (net.Conn, error) {
+// dialer returns a dial function that, unlike go-plugin's, honours its context,
+// and that hands out no connection that check refuses.
+func dialer(addr func() net.Addr, check func(net.Conn) error) func(context.Context, string) (net.Conn, error) {
 	return func(ctx context.Context, _ string) (net.Conn, error) {
 		a := addr()
-		return (&net.Dialer{}).DialContext(ctx, a.Network(), a.String())
+		conn, err := (&net.Dialer{}).DialContext(ctx, a.Network(), a.String())
+		if err != nil {
+			return nil, err
+		}
+		if err := check(conn); err != nil {
+			conn.Close()
+			return nil, err
+		}
+		return conn, nil
 	}
+}
+
+// foreignError says that a socket is not the plugin's.
+type foreignError struct{ pid, uid int }
+
+func (e *foreignError) Error() string {
+	return fmt.Sprintf("its socket is served by process %d of user %d, which is not part of it", e.pid, e.uid)
 }
 
 // describeExit says how the process ended.
@@ -265,26 +325,4 @@ func (c *child) describeExit() string {
 	default:
 		return "ended"
 	}
-}
-
-// checkProgram says what is wrong with the program's file, before fork and exec
-// say it in fewer words.
-func checkProgram(p Plugin) error {
-	info, err := os.Stat(p.Path)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return p.errorf(config.FailedPrecondition, "there is no program at %s", p.Path).WithHint("build it, or correct its path in the manifest")
-	case err != nil:
-		return p.errorf(config.FailedPrecondition, "its program can not be read: %w", err)
-	case info.IsDir():
-		return p.errorf(config.FailedPrecondition, "%s is a folder, not a program", p.Path).WithHint("correct its path in the manifest")
-	case info.Mode().Perm()&0o111 == 0:
-		return p.errorf(config.FailedPrecondition, "%s may not be executed", p.Path).WithHint("chmod +x it, if it is the plugin")
-	}
-	if p.Dir != "" {
-		if info, err := os.Stat(p.Dir); err != nil || !info.IsDir() {
-			return p.errorf(config.FailedPrecondition, "its working folder %s is not there", p.Dir)
-		}
-	}
-	return nil
 }

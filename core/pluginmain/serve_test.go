@@ -25,7 +25,7 @@ import (
 const role = "PLUGINMAIN_TEST_ROLE"
 
 type options struct {
-	Path string `json:"path"`
+	Path string `json:"path" default:"data.db" doc:"the file of the store"`
 }
 
 func TestMain(m *testing.M) {
@@ -86,7 +86,11 @@ func TestRunByHand(t *testing.T) {
 			if stdout.Len() > 0 {
 				t.Errorf("it printed %q", stdout.String())
 			}
-			for _, want := range []string{`storage plugin "mem", version v1.2.3`, "not run by hand", "manifest", "backends:", "the options are path"} {
+			for _, want := range []string{
+				`storage plugin "mem", version v1.2.3`, "not run by hand", "manifest", "backends:", "prefix: mem_config_",
+				"path  string  data.db  the file of the store", "tagctl plugin info " + c.Path, "tagctl plugin test " + c.Path,
+				"TAGSTORE_PLUGIN_SOCKET=/run/tagstore/mem.sock " + c.Path,
+			} {
 				if !strings.Contains(stderr.String(), want) {
 					t.Errorf("it does not say %q:\n%s", want, stderr.String())
 				}
@@ -147,7 +151,7 @@ func TestEndsOnSIGTERMAndNotOnSIGINT(t *testing.T) {
 		if err != nil {
 			t.Errorf("it ended with %v", err)
 		}
-	case <-time.After(2 * time.Second):
+	case <-time.After(30 * time.Second):
 		t.Error("it did not end on SIGTERM")
 	}
 }

@@ -1,7 +1,10 @@
 package pluginmain
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -15,6 +18,7 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/errgrpc"
+	"github.com/tagstore/tagstore/core/internal/exchange"
 	backendv1 "github.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1"
 	"github.com/tagstore/tagstore/core/internal/handshake"
 	"github.com/tagstore/tagstore/core/internal/wire"
@@ -28,14 +32,18 @@ type server struct {
 	backendv1.UnimplementedBackendServiceServer
 
 	name, version string
+	schema        json.RawMessage // of the options, for Describe
 	open          driver.Opener
 
-	configured atomic.Bool            // Configure was called
-	backend    atomic.Pointer[opened] // Configure succeeded
+	configuring chan struct{}          // holds one element while Configure runs
+	options     [sha256.Size]byte      // those that Configure succeeded with
+	backend     atomic.Pointer[opened] // Configure succeeded
 
 	// stopping ends the streams, none of which would end by itself.
 	stopping context.Context
 	stop     context.CancelFunc
+
+	exchanges *exchange.Server
 }
 
 // opened is a Backend with the optional interfaces that it declared when it was
@@ -52,8 +60,9 @@ type opened struct {
 }
 
 func newServer(name, version string, open driver.Opener) *server {
-	s := &server{name: name, version: version, open: open}
+	s := &server{name: name, version: version, open: open, configuring: make(chan struct{}, 1)}
 	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.exchanges = exchange.NewServer(s, s.exchanged, s.stopping.Done())
 	return s
 }
 
@@ -62,7 +71,7 @@ func newServer(name, version string, open driver.Opener) *server {
 func (s *server) grpcServer(opts []grpc.ServerOption) *grpc.Server {
 	return grpc.NewServer(append(opts,
 		grpc.MaxRecvMsgSize(handshake.MaxMessage),
-		grpc.MaxSendMsgSize(handshake.MaxMessage),
+		grpc.MaxSendMsgSize(handshake.MaxFrame), // the host takes a message of MaxMessage
 		grpc.ChainUnaryInterceptor(errgrpc.UnaryServer, s.unary),
 		grpc.ChainStreamInterceptor(errgrpc.StreamServer, s.stream),
 	)...)
@@ -80,12 +89,27 @@ func (s *server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	return resp, err
 }
 
+// exchanged is what stands around a handler whose request came over a stream:
+// what stands around it elsewhere.
+func (s *server) exchanged(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	return errgrpc.UnaryServer(ctx, req, info, func(ctx context.Context, req any) (any, error) {
+		return s.unary(ctx, req, info, next)
+	})
+}
+
+// Exchange ends its streams itself when the plugin stops, behind the calls that
+// they carry.
+func (s *server) Exchange(stream exchange.Stream) error { return s.exchanges.Serve(stream) }
+
 func (s *server) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = panicked(stream.Context(), info.FullMethod, v)
 		}
 	}()
+	if info.FullMethod == backendv1.BackendService_Exchange_FullMethodName {
+		return next(srv, stream)
+	}
 	ctx, cancel := context.WithCancel(wire.ExtractTrace(stream.Context()))
 	defer cancel()
 	defer context.AfterFunc(s.stopping, cancel)()
@@ -141,7 +165,10 @@ func logCause(ctx context.Context, method string, err error) {
 }
 
 func (s *server) Describe(context.Context, *backendv1.DescribeRequest) (*backendv1.DescribeResponse, error) {
-	d := wire.Description{Name: s.name, Version: s.version, APIMinor: handshake.APIMinor}
+	d := wire.Description{
+		Name: s.name, Version: s.version, APIMinor: handshake.APIMinor, OptionsSchema: s.schema,
+		Features: []string{handshake.FeatureReconfigure, handshake.FeatureExchange},
+	}
 	if b := s.backend.Load(); b != nil {
 		d.Capabilities = driver.Capabilities{
 			Batch: b.Batcher != nil, History: b.Historian != nil, Watch: b.Watcher != nil,
@@ -157,9 +184,20 @@ func (s *server) Describe(context.Context, *backendv1.DescribeRequest) (*backend
 }
 
 func (s *server) Configure(ctx context.Context, r *backendv1.ConfigureRequest) (*backendv1.ConfigureResponse, error) {
-	if !s.configured.CompareAndSwap(false, true) {
-		return nil, config.Errorf(config.FailedPrecondition, "the plugin was configured before").
-			WithHint("each process is configured once: start another")
+	select {
+	case s.configuring <- struct{}{}:
+		defer func() { <-s.configuring }()
+	case <-ctx.Done():
+		return nil, config.AsError(ctx.Err(), "", config.Key{})
+	}
+	options := digest(r.GetOptions())
+	switch {
+	case s.backend.Load() == nil:
+	case options == s.options:
+		return &backendv1.ConfigureResponse{}, nil
+	default:
+		return nil, config.Errorf(config.FailedPrecondition, "the plugin was configured before, with other options").
+			WithHint("each process has one set of options: restart it, or start another")
 	}
 	b, err := s.open(ctx, r.GetOptions())
 	if err != nil {
@@ -176,8 +214,25 @@ func (s *server) Configure(ctx context.Context, r *backendv1.ConfigureRequest) (
 	o.Idempotent, _ = driver.AsIdempotent(b)
 	o.Sizer, _ = driver.AsSizer(b)
 	o.Refresher, _ = driver.AsRefresher(b)
+	s.options = options
 	s.backend.Store(o)
 	return &backendv1.ConfigureResponse{}, nil
+}
+
+// digest tells options apart, whatever the order and the spaces of their JSON.
+func digest(options []byte) [sha256.Size]byte {
+	if len(bytes.TrimSpace(options)) == 0 {
+		options = []byte("{}")
+	}
+	d := json.NewDecoder(bytes.NewReader(options))
+	d.UseNumber()
+	var v any
+	if d.Decode(&v) == nil {
+		if sorted, err := json.Marshal(v); err == nil {
+			options = sorted
+		}
+	}
+	return sha256.Sum256(options)
 }
 
 // close closes the backend if there is one, waiting for it no longer than limit.

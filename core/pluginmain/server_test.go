@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"net"
+	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,6 +30,7 @@ import (
 func serving(t *testing.T, open driver.Opener) backendv1.BackendServiceClient {
 	t.Helper()
 	s := newServer("mem", "v0", open)
+	s.schema = json.RawMessage(`{"type":"object"}`)
 	transport := s.grpcServer(nil)
 	backendv1.RegisterBackendServiceServer(transport, s)
 	listener := bufconn.Listen(1 << 20)
@@ -81,7 +85,7 @@ func TestConfigureOnceAndFirst(t *testing.T) {
 		}
 	}
 	before, err := c.Describe(ctx, &backendv1.DescribeRequest{})
-	if err != nil || before.GetName() != "mem" {
+	if err != nil || before.GetName() != "mem" || string(before.GetOptionsSchema()) != `{"type":"object"}` {
 		t.Errorf("Describe before Configure: %v, %v", before, err)
 	}
 	if _, err := c.Configure(ctx, &backendv1.ConfigureRequest{}); err != nil {
@@ -95,8 +99,67 @@ func TestConfigureOnceAndFirst(t *testing.T) {
 	if err != nil || d.Capabilities != driver.CapabilitiesOf(memdriver.New()) {
 		t.Errorf("Describe: %+v, %v", d, err)
 	}
-	if _, err := c.Configure(ctx, &backendv1.ConfigureRequest{}); code(err) != config.FailedPrecondition {
-		t.Errorf("the second Configure: %v", err)
+	if !slices.Contains(resp.GetFeatures(), handshake.FeatureReconfigure) {
+		t.Errorf("features are %v", resp.GetFeatures())
+	}
+}
+
+// A host that has lost its connection configures again: with the same options,
+// whatever they look like, that changes nothing, and with others it is refused.
+func TestR34ConfigureAgain(t *testing.T) {
+	ctx := t.Context()
+	opened := 0
+	c := serving(t, func(context.Context, json.RawMessage) (driver.Backend, error) {
+		opened++
+		return memdriver.New(), nil
+	})
+	configure := func(options string) config.Code {
+		_, err := c.Configure(ctx, &backendv1.ConfigureRequest{Options: []byte(options)})
+		if err == nil {
+			return 0
+		}
+		return code(err)
+	}
+	if got := configure(`{"a": 1, "b": {"d": [1, 2], "c": 12345678901234567890}}`); got != 0 {
+		t.Fatal(got)
+	}
+	id := &backendv1.Id{Tenant: "t", Key: "k"}
+	if _, err := c.Put(ctx, &backendv1.PutRequest{Id: id, Value: []byte("v")}); err != nil {
+		t.Fatal(err)
+	}
+	for options, want := range map[string]config.Code{
+		`{"b":{"c":12345678901234567890,"d":[1,2]},"a":1}`: 0,
+		`{"b":{"c":12345678901234567891,"d":[1,2]},"a":1}`: config.FailedPrecondition,
+		`{"b":{"c":12345678901234567890,"d":[2,1]},"a":1}`: config.FailedPrecondition,
+		`{}`: config.FailedPrecondition, "": config.FailedPrecondition, "no JSON": config.FailedPrecondition,
+	} {
+		if got := configure(options); got != want {
+			t.Errorf("Configure with %s: %v", options, got)
+		}
+	}
+	if got, err := c.Get(ctx, &backendv1.GetRequest{Id: id}); err != nil || string(got.GetEntry().GetValue()) != "v" || opened != 1 {
+		t.Errorf("after %d times Open, Get: %v, %v", opened, got, err)
+	}
+}
+
+// Two hosts configure at once: the store is opened once.
+func TestR34ConfigureAtOnce(t *testing.T) {
+	var opened atomic.Int64
+	c := serving(t, func(context.Context, json.RawMessage) (driver.Backend, error) {
+		opened.Add(1)
+		return memdriver.New(), nil
+	})
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			if _, err := c.Configure(t.Context(), &backendv1.ConfigureRequest{}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := opened.Load(); n != 1 {
+		t.Errorf("Open was called %d times", n)
 	}
 }
 
@@ -117,7 +180,11 @@ func TestConfigureFails(t *testing.T) {
 			if _, err := client.Configure(t.Context(), &backendv1.ConfigureRequest{}); code(err) != c.code {
 				t.Errorf("got %v", err)
 			}
-			if _, err := client.Configure(t.Context(), &backendv1.ConfigureRequest{}); code(err) != config.FailedPrecondition {
+			if _, err := client.Ping(t.Context(), &backendv1.PingRequest{}); code(err) != config.FailedPrecondition {
+				t.Errorf("a call after a failure: %v", err)
+			}
+			// It may be mended by now: the store may be there.
+			if _, err := client.Configure(t.Context(), &backendv1.ConfigureRequest{}); code(err) != c.code {
 				t.Errorf("configured again after a failure: %v", err)
 			}
 		})

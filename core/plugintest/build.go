@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -26,28 +27,30 @@ type build struct {
 }
 
 // Build returns the path of a freshly built program. mainPkg is what `go build`
-// takes: an import path, or a path relative to the test's folder. Each is built
+// takes: an import path, or a path relative to the test's folder; flags are for
+// that command. Each is built
 // once per test binary; the file is kept among the user's caches, so that a
 // later run links it again only after a change.
-func Build(t testing.TB, mainPkg string) string {
+func Build(t testing.TB, mainPkg string, flags ...string) string {
 	t.Helper()
 	buildsMu.Lock()
-	b := builds[mainPkg]
+	name := strings.Join(append([]string{mainPkg}, flags...), " ")
+	b := builds[name]
 	if b == nil {
 		b = &build{}
-		builds[mainPkg] = b
+		builds[name] = b
 	}
 	buildsMu.Unlock()
-	b.once.Do(func() { b.run(t, mainPkg) })
+	b.once.Do(func() { b.run(t, mainPkg, flags) })
 	if b.err != nil {
 		t.Fatalf("go build %s: %v\n%s", mainPkg, b.err, b.output)
 	}
 	return b.binary
 }
 
-func (b *build) run(t testing.TB, mainPkg string) {
+func (b *build) run(t testing.TB, mainPkg string, flags []string) {
 	var dir string
-	if dir, b.err = cacheDir(mainPkg); b.err != nil {
+	if dir, b.err = cacheDir(mainPkg, flags); b.err != nil {
 		return
 	}
 	// Another test binary may be building the same program.
@@ -61,11 +64,12 @@ func (b *build) run(t testing.TB, mainPkg string) {
 		return
 	}
 	b.binary = filepath.Join(dir, "plugin")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", b.binary, mainPkg).CombinedOutput()
+	args := append([]string{"build", "-o", b.binary}, flags...)
+	out, err := exec.CommandContext(t.Context(), "go", append(args, mainPkg)...).CombinedOutput()
 	b.output, b.err = string(out), err
 }
 
-func cacheDir(mainPkg string) (string, error) {
+func cacheDir(mainPkg string, flags []string) (string, error) {
 	here, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -74,7 +78,7 @@ func cacheDir(mainPkg string) (string, error) {
 	if err != nil {
 		return os.MkdirTemp("", "tagstore-plugintest-")
 	}
-	name := sha256.Sum256([]byte(here + "\x00" + mainPkg))
+	name := sha256.Sum256([]byte(strings.Join(append([]string{here, mainPkg}, flags...), "\x00")))
 	dir := filepath.Join(caches, "tagstore", "plugintest", hex.EncodeToString(name[:8]))
 	return dir, os.MkdirAll(dir, 0o700)
 }

@@ -2,8 +2,9 @@ package plugintest
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
-	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/tagstore/tagstore/core/driver"
@@ -29,13 +30,29 @@ func Changes(n int) Option { return func(t *target) { t.changes = n } }
 // manifest would.
 func Env(names ...string) Option { return func(t *target) { t.env = names } }
 
+// Attached has the program run by the test instead of by the plugin host, which
+// then finds it at a socket, as it would find one in a container of its own.
+func Attached() Option { return func(t *target) { t.attached = true } }
+
+// AWS gives the plugin the AWS variables of the test's environment, as aws: true
+// in the manifest would.
+func AWS() Option { return func(t *target) { t.aws = true } }
+
+// Unary has the host send each call as one of its own, as it does for a plugin
+// that can not exchange.
+func Unary() Option { return func(t *target) { t.unary = true } }
+
 type target struct {
-	mainPkg string
+	program func(testing.TB) string // its path
 	options func(testing.TB) any
 	durable bool
 	shared  bool
 	changes int
 	env     []string
+
+	attached bool
+	aws      bool
+	unary    bool
 }
 
 // Run holds the plugin with this main package against the conformance suite,
@@ -49,7 +66,30 @@ func Run(t *testing.T, mainPkg string, options func(testing.TB) any, caps driver
 
 // Open is what Run gives to package drivertest; its Bench takes it too.
 func Open(mainPkg string, options func(testing.TB) any, opts ...Option) drivertest.Open {
-	target := target{mainPkg: mainPkg, options: options}
+	return open(func(t testing.TB) string { return Build(t, mainPkg) }, options, opts)
+}
+
+// RunBinary is Run for a program that is there already, be it written in Go or
+// not. A path that is not absolute is one of the test's folder.
+func RunBinary(t *testing.T, path string, options func(testing.TB) any, caps drivertest.Caps, opts ...Option) {
+	t.Helper()
+	drivertest.Run(t, caps, OpenBinary(path, options, opts...))
+}
+
+// OpenBinary is Open for a program that is there already.
+func OpenBinary(path string, options func(testing.TB) any, opts ...Option) drivertest.Open {
+	return open(func(t testing.TB) string {
+		t.Helper()
+		absolute, err := filepath.Abs(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return absolute
+	}, options, opts)
+}
+
+func open(program func(testing.TB) string, options func(testing.TB) any, opts []Option) drivertest.Open {
+	target := target{program: program, options: options}
 	for _, set := range opts {
 		set(&target)
 	}
@@ -58,21 +98,19 @@ func Open(mainPkg string, options func(testing.TB) any, opts ...Option) driverte
 
 func (c target) open(t testing.TB) *drivertest.Harness {
 	t.Helper()
-	binary := Build(t, c.mainPkg)
+	binary := c.program(t)
 	options, err := json.Marshal(c.options(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Not t.TempDir: the path of a socket must be short.
-	sockets, err := os.MkdirTemp("", "ts")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(sockets) })
+	sockets := socketFolder(t)
 	start := func() (driver.Backend, error) {
+		if c.attached {
+			return c.attach(t, binary, options)
+		}
 		p, err := pluginhost.Start(t.Context(),
-			pluginhost.Plugin{Name: "under-test", Path: binary, Options: options, Env: c.env},
-			pluginhost.Options{SocketDir: sockets, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+			pluginhost.Plugin{Name: "under-test", Path: binary, Options: options, Env: c.env, AWS: c.aws},
+			pluginhost.Options{SocketDir: sockets, Dev: true, Unary: c.unary, Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
 		if err != nil {
 			return nil, err
 		}
@@ -97,4 +135,27 @@ func (c target) open(t testing.TB) *drivertest.Harness {
 		h.Reopen = start
 	}
 	return h
+}
+
+// attach runs the program and connects to it.
+func (c target) attach(t testing.TB, binary string, options json.RawMessage) (driver.Backend, error) {
+	s := RunAlone(t, binary, filepath.Join(socketFolder(t), "plugin"), c.env...)
+	p, err := pluginhost.Start(t.Context(),
+		pluginhost.Plugin{Name: "under-test", Address: s.Address(), Options: options},
+		pluginhost.Options{SocketDir: socketFolder(t), Logger: slog.New(slog.NewTextHandler(t.Output(), nil))})
+	if err != nil {
+		return nil, err
+	}
+	return &attached{p, s}, nil
+}
+
+// attached is a plugin whose program ends with the connection to it.
+type attached struct {
+	*pluginhost.Process
+	program *Alone
+}
+
+// Close implements driver.Backend.
+func (a *attached) Close() error {
+	return errors.Join(a.Process.Close(), a.program.Stop())
 }

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
@@ -128,8 +129,12 @@ func (t *Table) Match(k config.Key) (*Route, string, error) {
 		return nil, "", config.AsError(t.unknown("the key starts with no prefix that is known here"), op, k)
 	}
 	name := k.String()[len(r.Prefix):]
-	if err := config.CheckName(name); err != nil {
-		return nil, "", config.AsError(err, op, k)
+	// The key is one, so all of its segments are sound but for the first one
+	// behind the prefix, which was a part of another.
+	if name == "" || name[0] == '/' || name[0] == '.' {
+		if err := config.CheckName(name); err != nil {
+			return nil, "", config.AsError(err, op, k)
+		}
 	}
 	return r, name, nil
 }
@@ -179,18 +184,38 @@ func (t *Table) unknown(what string) *config.Error {
 
 // Router holds the table in use. It is safe for concurrent use; a call that
 // has loaded a table goes on with it whatever is swapped in meanwhile.
-type Router struct{ table atomic.Pointer[Table] }
+type Router struct {
+	table atomic.Pointer[Table]
+
+	mu      sync.Mutex
+	changed chan struct{} // closed when another table comes
+}
 
 // New returns a Router that uses t.
 func New(t *Table) *Router {
-	var r Router
+	r := &Router{changed: make(chan struct{})}
 	r.table.Store(t)
-	return &r
+	return r
 }
 
 // Load returns the table in use.
 func (r *Router) Load() *Table { return r.table.Load() }
 
+// LoadAndWatch returns the table in use, and a channel that is closed when it is
+// not any more: for those who go on for long.
+func (r *Router) LoadAndWatch() (t *Table, changed <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.table.Load(), r.changed
+}
+
 // Swap puts t into use and returns the table that was. Calls that began before
 // may still be using that one and its backends.
-func (r *Router) Swap(t *Table) *Table { return r.table.Swap(t) }
+func (r *Router) Swap(t *Table) *Table {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	old := r.table.Swap(t)
+	close(r.changed)
+	r.changed = make(chan struct{})
+	return old
+}

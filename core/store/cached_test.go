@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -103,5 +104,83 @@ func TestOutdatedAbsence(t *testing.T) {
 	m.fails(config.Errorf(config.ResourceExhausted, "the store is throttled"))
 	if a, err := s.Get(t.Context(), acmeOrders, k, store.Want{}); err != nil || a.Freshness.State != config.StateStale {
 		t.Errorf("behind the old absence Get says %+v, %v; want the tenant's value, stale", a, err)
+	}
+}
+
+// process is one way to a store, such as a plugin is. Those before it and those
+// behind it have the same store.
+type process struct {
+	*memdriver.Backend
+	watched bool
+}
+
+func (p *process) Capabilities() driver.Capabilities {
+	return driver.Capabilities{Watch: p.watched, Batch: true}
+}
+
+// Ten times in a thousand puts another process takes the place of the one
+// behind the route, every other time only after that one is through: who
+// watches sees each version once, in order, and nothing else.
+func TestR10WatchSurvivesASwap(t *testing.T) {
+	for name, watched := range map[string]bool{"of its own watch": true, "of a view": false} {
+		t.Run(name, func(t *testing.T) {
+			quiet := slog.New(slog.DiscardHandler)
+			c, err := cache.New(cache.Options{Logger: quiet, MaxBytes: 4 << 20})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = c.Close() })
+			mem := memdriver.New()
+			now := &process{mem, watched}
+			p := cache.Policy{Prefix: "tenant_config_", MaxStaleness: time.Minute}
+			b := c.Wrap(now, p)
+			f := newStore(t, store.Options{}, router.Route{
+				Prefix: p.Prefix, BackendName: "one", Backend: b, Layers: []manifest.Layer{manifest.LayerTenant},
+			})
+			w := watch(t.Context(), t, f.Store, store.WatchRequest{Scope: acme, KeyPrefix: p.Prefix})
+			defer w.close()
+			w.expect("sync")
+			const puts, swaps = 1000, 10
+			swapped := make(chan error, 1)
+			go func() {
+				swapped <- func() error {
+					for i := range swaps {
+						id := config.ID{Tenant: acme.Tenant, Key: key("tenant_config_x")}
+						for e, err := mem.Get(t.Context(), id, 0); err != nil || e.Version < uint64(i*puts/swaps); e, err = mem.Get(t.Context(), id, 0) {
+							runtime.Gosched() // until it is that far
+						}
+						if i%2 == 0 {
+							if err := b.Hold(t.Context()); err != nil {
+								return err
+							}
+						}
+						next := &process{mem, watched}
+						c.Same(next, now)
+						<-b.Swap(next, p)
+						now = next
+					}
+					return nil
+				}()
+			}()
+			put := make(chan error, 1)
+			go func() {
+				put <- func() error {
+					for range puts {
+						if _, err := f.Put(t.Context(), store.PutRequest{Scope: acme, Key: key("tenant_config_x"), Actor: "me", Value: []byte("1")}); err != nil {
+							return err
+						}
+					}
+					return nil
+				}()
+			}()
+			for i := 1; i <= puts; i++ {
+				if e := w.next(); e.Kind != store.EventPut || e.Entry.Version != uint64(i) {
+					t.Fatalf("event %d is %s of version %d", i, show(e), e.Entry.Version)
+				}
+			}
+			if err := errors.Join(<-put, <-swapped); err != nil {
+				t.Fatal(err)
+			}
+		})
 	}
 }

@@ -109,7 +109,10 @@ func (c call) failed(ctx context.Context, err error) error {
 		out.Message = "backend " + name + " was refused by its store"
 	case config.FailedPrecondition:
 		level = slog.LevelError
-		out.Message = "backend " + name + " is not in a state to do this"
+		out.Message, out.Hint = "backend "+name+" is not in a state to do this", "its status says what is wrong with it"
+		if errors.Is(err, config.Unavailable) { // a plugin that was given up, and may be mended
+			out.Err = config.Unavailable
+		}
 	case config.DataLoss:
 		level = slog.LevelError
 		out.Message = "backend " + name + " found damaged data"

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -102,7 +104,10 @@ type selection struct {
 }
 
 func (s *Store) selecting(op string, sc Scope, prefix string) (*selection, error) {
-	table := s.routes.Load()
+	return s.selectingIn(s.routes.Load(), op, sc, prefix)
+}
+
+func (s *Store) selectingIn(table *router.Table, op string, sc Scope, prefix string) (*selection, error) {
 	r, err := table.MatchPrefix(prefix)
 	if err != nil {
 		return nil, named(err, op, config.Key{})
@@ -126,6 +131,26 @@ func (sel *selection) seal(kind string) []string {
 		parts = append(parts, l.String())
 	}
 	return parts
+}
+
+// sameKeys reports whether other selects the same keys of the same layers of the
+// same backend: then who follows one goes on with the other.
+func (sel *selection) sameKeys(other *selection) bool {
+	one, two := sel.route.Backend, other.route.Backend
+	return reflect.TypeOf(one).Comparable() && reflect.TypeOf(two).Comparable() && one == two &&
+		sel.route.Prefix == other.route.Prefix && slices.Equal(sel.route.Layers, other.route.Layers) &&
+		slices.Equal(sel.longer(), other.longer())
+}
+
+// longer are the routes to which keys of the selection belong that are not its
+// own.
+func (sel *selection) longer() (prefixes []string) {
+	for _, r := range sel.table.Routes() {
+		if r != sel.route && strings.HasPrefix(r.Prefix, sel.prefix) {
+			prefixes = append(prefixes, r.Prefix)
+		}
+	}
+	return prefixes
 }
 
 // outside says why an entry has no business in this selection, "" if it has.

@@ -19,50 +19,69 @@ import (
 //
 // A hit in a route's cache costs no allocation and is not part of the duration
 // metric, which would cost more than the hit: the cache counts it.
-func (s *Store) Get(ctx context.Context, sc Scope, k config.Key, w Want) (Answer, error) {
+func (s *Store) Get(ctx context.Context, sc Scope, k config.Key, w Want) (a Answer, err error) {
 	if w == (Want{}) {
-		if a, ok := s.held(ctx, sc, k); ok {
+		at := held{id: config.ID{Key: k}}
+		if s.held(ctx, &sc, &at) {
+			at.Entry(&at.id, &a.Entry)
+			a.Freshness = at.freshness
 			return a, nil
 		}
 	}
 	began := time.Now()
-	answer, err := s.get(ctx, sc, k, w)
+	a, err = s.get(ctx, sc, k, w)
 	s.observe(ctx, opGet, began, &err)
-	return answer, err
+	return a, err
 }
 
-// held answers from memory alone, with the checks of every other read. ok is
-// false where that can not be done, for whatever reason: the long way finds it.
-func (s *Store) held(ctx context.Context, sc Scope, k config.Key) (a Answer, ok bool) {
-	r, _, err := s.routes.Load().Match(k)
-	if err != nil {
-		return Answer{}, false
+// Held is Get, for one who asks nothing of the answer, from memory alone and in
+// the form that cache.Options.Prepare gave it: with the same checks, against the
+// entry that the form was made of. ok is false where Get has to be asked. The
+// form belongs to the cache and must not be changed.
+func (s *Store) Held(ctx context.Context, sc Scope, k config.Key) (form []byte, f config.Freshness, ok bool) {
+	at := held{id: config.ID{Key: k}}
+	if !s.held(ctx, &sc, &at) {
+		return nil, f, false
+	}
+	form = at.Form()
+	return form, at.freshness, form != nil
+}
+
+// held is what was found in memory, and where.
+type held struct {
+	cache.Held
+	id        config.ID
+	freshness config.Freshness // of this and of the absences before it
+}
+
+// held looks for at.id.Key in memory alone, with the checks of every other read.
+// It reports false where that can not be done, for whatever reason: the long way
+// finds it.
+func (s *Store) held(ctx context.Context, sc *Scope, at *held) bool {
+	r, _, err := s.routes.Load().Match(at.id.Key)
+	if err != nil || sc.check() != nil {
+		return false
 	}
 	b, ok := r.Backend.(*cache.Backend)
 	if !ok {
-		return Answer{}, false
+		return false
 	}
-	var look places
-	if sc.places(r, &look) != nil {
-		return Answer{}, false
-	}
-	before := config.Freshness{State: config.StateFresh}
-	for _, p := range look.all() {
-		id := p.id(k)
-		e, f, ok := b.Peek(ctx, id)
-		if !ok {
-			return Answer{}, false
-		}
-		before = worse(f, before)
-		if e == nil {
+	at.freshness.State = config.StateFresh
+	for _, l := range r.Layers {
+		p, takesPart := sc.at(l)
+		if !takesPart {
 			continue
 		}
-		if wrongLive(*e, id) != "" || e.Value == nil {
-			return Answer{}, false
+		at.id.Tenant, at.id.Service = p.tenant, p.service
+		if !b.Peek(ctx, &at.id, &at.Held) {
+			return false
 		}
-		return Answer{Entry: *e, Freshness: before}, true
+		at.freshness = worse(at.Freshness, at.freshness)
+		if !at.Absent() {
+			return at.Live(&at.id)
+		}
 	}
-	return Answer{}, false
+	return false
 }
 
 const opGet = "store.Get"

@@ -380,7 +380,9 @@ func TestMetrics(t *testing.T) {
 	reader := metric.NewManualReader()
 	provider := metric.NewMeterProvider(metric.WithReader(reader))
 	b := &spy{Backend: memdriver.New()}
-	f := newStore(t, store.Options{MeterProvider: provider}, router.Route{Prefix: "param_config_", BackendName: "params", Backend: b})
+	f := newStore(t, store.Options{MeterProvider: provider},
+		router.Route{Prefix: "param_config_", BackendName: "params", Backend: b},
+		router.Route{Prefix: "tenant_config_", BackendName: "tenants", Backend: memdriver.New()})
 	f.put(t, acme, "param_config_a", `1`)
 	if _, err := f.Get(t.Context(), acme, key("param_config_a"), store.Want{}); err != nil {
 		t.Fatal(err)
@@ -414,6 +416,7 @@ func TestMetrics(t *testing.T) {
 		"tagstore.store.duration code=not_found,op=store.Get": 1,
 		"tagstore.store.duration code=internal,op=store.Get":  1,
 		"tagstore.store.violations backend=params":            1,
+		"tagstore.store.violations backend=tenants":           0, // there before it happens
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("metrics (-want +got):\n%s", diff)

@@ -27,7 +27,7 @@
 // # Concurrency
 //
 // A Store is safe for concurrent use. A call works to its end with the table
-// of routes that was in use when it began.
+// of routes that was in use when it began; a Watch goes on with each new one.
 package store
 
 import (
@@ -140,6 +140,10 @@ func New(r *router.Router, o Options) *Store {
 	); err != nil {
 		otel.Handle(err)
 	}
+	// A counter that appears with its first event shows no increase for it.
+	for _, route := range r.Load().Routes() {
+		s.violations.Add(context.Background(), 0, metric.WithAttributes(attribute.String("backend", route.BackendName)))
+	}
 	return s
 }
 
@@ -211,19 +215,28 @@ func (sc Scope) places(r *router.Route, found *places) error {
 		return err
 	}
 	for _, l := range r.Layers {
-		switch {
-		case l == manifest.LayerShared:
-			found.add(place{tenant: config.Shared()})
-		case l == manifest.LayerTenant:
-			found.add(place{tenant: sc.Tenant})
-		case l == manifest.LayerService && !sc.Service.IsZero():
-			found.add(place{sc.Tenant, sc.Service})
+		if p, ok := sc.at(l); ok {
+			found.add(p)
 		}
 	}
 	if found.n == 0 {
 		return config.Errorf(config.InvalidArgument, "values of %s belong to a service", r.Prefix).WithHint("name the service")
 	}
 	return nil
+}
+
+// at is where the values of a layer stand; ok is false where it does not take
+// part.
+func (sc Scope) at(l manifest.Layer) (p place, ok bool) {
+	switch {
+	case l == manifest.LayerShared:
+		return place{tenant: config.Shared()}, true
+	case l == manifest.LayerTenant:
+		return place{tenant: sc.Tenant}, true
+	case l == manifest.LayerService && !sc.Service.IsZero():
+		return place{sc.Tenant, sc.Service}, true
+	}
+	return place{}, false
 }
 
 // place returns the one place that a write addresses.

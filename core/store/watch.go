@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
@@ -55,11 +56,18 @@ type WatchRequest struct {
 // when all that was missed has been emitted, one EventSourceUp. A Watch that
 // has nothing to go on from yet ends with Unavailable.
 //
+// When the table of routes is swapped a Watch goes on with the new one. Nothing
+// is missed and nothing told twice where the same keys are still those of the
+// same backend, whatever process is behind that by now; else an EventGap says
+// that the keys, their layers or their store are others. A Watch whose prefix
+// has no route any more ends as if it began now.
+//
 // A Watch holds at most two events of each layer and the versions of 1024 keys
 // in memory: a slow receiver makes its backends wait, and them only for it.
 func (s *Store) Watch(ctx context.Context, r WatchRequest, emit func(Event) error) error {
 	const op = "store.Watch"
-	sel, err := s.selecting(op, r.Scope, r.KeyPrefix)
+	table, changed := s.routes.LoadAndWatch()
+	sel, err := s.selectingIn(table, op, r.Scope, r.KeyPrefix)
 	if err != nil {
 		return err
 	}
@@ -67,7 +75,7 @@ func (s *Store) Watch(ctx context.Context, r WatchRequest, emit func(Event) erro
 	if !ok {
 		return sel.unable("be watched")
 	}
-	w := &watch{selection: sel, from: from, emit: emit}
+	w := &watch{selection: sel, from: from, changed: changed, emit: emit}
 	w.reset()
 	if r.ResumeToken != "" {
 		payload, err := s.tokens.Open(r.ResumeToken, sel.seal("watch")...)
@@ -124,9 +132,11 @@ const (
 type watch struct {
 	*selection
 	from driver.Watcher
-	emit func(Event) error
-	at   mark
-	seen map[config.Key]config.Entry // what was emitted, without values
+	// changed is closed when the table is not the one in use any more.
+	changed <-chan struct{}
+	emit    func(Event) error
+	at      mark
+	seen    map[config.Key]config.Entry // what was emitted, without values
 
 	begun   bool  // there is something to go on from
 	synced  bool  // EventSync was emitted, since the last EventGap if there was one
@@ -139,6 +149,9 @@ type watch struct {
 	failures chan error
 	layers   []bool // which have had their sync
 	heard    bool   // of any of them
+	// direct is closed when the only layer's stream is to handle its events itself:
+	// from then on everything here is its own until it has ended.
+	direct chan struct{}
 }
 
 // reset forgets everything that could be gone on from.
@@ -166,6 +179,13 @@ func (w *watch) keep(ctx context.Context) error {
 			return w.refusal
 		case ctx.Err() != nil:
 			return w.refused(ctx.Err())
+		case w.outOfDate():
+			if err := w.reroute(); err != nil {
+				return err
+			}
+			continue
+		case errors.Is(err, cache.ErrMoved):
+			continue
 		case errors.As(err, &lost):
 			if w.gaps > 0 && w.blank() || w.gaps == maxGaps {
 				return lost.err
@@ -176,7 +196,8 @@ func (w *watch) keep(ctx context.Context) error {
 			w.reset()
 			w.gaps++
 			continue
-		case code != config.Unavailable && code != config.DeadlineExceeded, !w.begun:
+		// A plugin that was given up is Unavailable underneath: it can be mended.
+		case !errors.Is(err, config.Unavailable) && code != config.DeadlineExceeded, !w.begun:
 			return err
 		}
 		if !w.down {
@@ -191,6 +212,44 @@ func (w *watch) keep(ctx context.Context) error {
 	}
 }
 
+func (w *watch) outOfDate() bool {
+	select {
+	case <-w.changed:
+		return true
+	default:
+		return false
+	}
+}
+
+// reroute takes over the table that is in use by now.
+func (w *watch) reroute() error {
+	table, changed := w.store.routes.LoadAndWatch()
+	sel, err := w.store.selectingIn(table, w.op, w.scope, w.prefix)
+	if err != nil {
+		return err
+	}
+	from, ok := driver.AsWatcher(sel.route.Backend)
+	if !ok {
+		return sel.unable("be watched")
+	}
+	sel.quiet = w.quiet
+	same := w.sameKeys(sel)
+	w.selection, w.from, w.changed = sel, from, changed
+	if same {
+		return nil
+	}
+	if w.begun {
+		// Positions that no store knows: who resumes behind the gap is told of it
+		// again.
+		w.at = mark{stage: stageRead, positions: slices.Repeat([]string{"moved"}, len(w.places))}
+		if err := w.send(EventGap, config.Entry{}); err != nil {
+			return err
+		}
+	}
+	w.reset()
+	return nil
+}
+
 // attempt watches all layers from where w stands and emits until something
 // fails. Nothing that it started is left then.
 func (w *watch) attempt(ctx context.Context) error {
@@ -198,7 +257,9 @@ func (w *watch) attempt(ctx context.Context) error {
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	defer cancel()
+	w.events = [maxLayers]chan driver.Event{}
 	w.failures, w.layers, w.heard = make(chan error, len(w.places)), make([]bool, len(w.places)), false
+	w.direct = make(chan struct{})
 	for i, p := range w.places {
 		events := make(chan driver.Event)
 		w.events[i] = events
@@ -215,18 +276,33 @@ func (e *inexact) Error() string { return e.err.Error() }
 
 func (e *inexact) Unwrap() error { return e.err }
 
-// stream passes on the events of one layer. Its error is never nil.
+// handled is an error of what was done with an event, not of the stream.
+type handled struct{ error }
+
+func (h handled) Unwrap() error { return h.error }
+
+// stream passes on the events of one layer, or handles them: each goroutine that
+// an event goes through costs a thousand watchers a switch. Its error is never
+// nil.
 func (w *watch) stream(ctx context.Context, p place, after string, events chan<- driver.Event) error {
+	direct := w.direct
+	var ended error
 	err := w.from.Watch(ctx, driver.WatchRequest{
 		Tenant: p.tenant, Service: p.service, KeyPrefix: w.prefix, After: after,
 	}, func(e driver.Event) error {
 		select {
 		case events <- e:
 			return nil
+		case <-direct:
+			ended = w.take(ctx, 0, e)
+			return ended
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	})
+	if ended != nil {
+		return handled{ended}
+	}
 	switch code := config.CodeOf(err); {
 	case err == nil:
 		return errEnded
@@ -253,29 +329,62 @@ func (w *watch) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if w.at.stage == stageDirect { // there is one layer, and nothing is read for it
+		close(w.direct)
+		_, _, err := w.receive(ctx, [maxLayers]chan driver.Event{})
+		return err
+	}
 	for {
-		before := slices.Clone(w.at.positions)
-		layer, e, err := w.next(ctx, w.events)
+		layer, e, err := w.receive(ctx, w.events)
 		if err != nil {
 			return err
 		}
-		if err := w.handle(ctx, layer, e); err != nil {
-			w.at.positions = before // it is still to be handled
+		if err := w.take(ctx, layer, e); err != nil {
 			return err
 		}
 	}
 }
 
+// take handles an event of the run's, and moves the layer's position.
+func (w *watch) take(ctx context.Context, layer int, e driver.Event) error {
+	before := w.at.positions[layer]
+	if err := w.check(ctx, layer, e); err != nil {
+		return err
+	}
+	if err := w.handle(ctx, layer, e); err != nil {
+		w.at.positions[layer] = before // it is still to be handled
+		return err
+	}
+	return nil
+}
+
 // next returns an event from any of these layers, checked, and moves the
 // layer's position.
 func (w *watch) next(ctx context.Context, from [maxLayers]chan driver.Event) (layer int, e driver.Event, err error) {
+	if layer, e, err = w.receive(ctx, from); err == nil {
+		err = w.check(ctx, layer, e)
+	}
+	return layer, e, err
+}
+
+// receive returns an event from any of these layers.
+func (w *watch) receive(ctx context.Context, from [maxLayers]chan driver.Event) (layer int, e driver.Event, err error) {
 	select {
 	case e = <-from[0]:
 	case e = <-from[1]:
 		layer = 1
 	case e = <-from[2]:
 		layer = 2
+	case <-w.changed:
+		return 0, e, cache.ErrMoved
 	case err := <-w.failures:
+		var own handled
+		if errors.As(err, &own) {
+			return 0, e, own.error
+		}
+		if errors.Is(err, cache.ErrMoved) {
+			return 0, e, err
+		}
 		var lost *inexact
 		if errors.As(err, &lost) {
 			return 0, e, &inexact{w.failed(ctx, lost.err)}
@@ -284,12 +393,17 @@ func (w *watch) next(ctx context.Context, from [maxLayers]chan driver.Event) (la
 	case <-ctx.Done():
 		return 0, e, w.refused(ctx.Err())
 	}
+	return layer, e, nil
+}
+
+// check refuses an event that the layer should not tell, and moves its position.
+func (w *watch) check(ctx context.Context, layer int, e driver.Event) error {
 	if wrong := w.wrong(e, w.places[layer]); wrong != "" {
-		return 0, e, w.violation(ctx, wrong)
+		return w.violation(ctx, wrong)
 	}
 	w.at.positions[layer] = e.Position
 	w.heard = true
-	return layer, e, nil
+	return nil
 }
 
 func (w *watch) wrong(e driver.Event, p place) string {
@@ -475,7 +589,8 @@ func (w *watch) repeats(e config.Entry) bool {
 	if len(w.seen) >= maxSeen && !known {
 		clear(w.seen)
 	}
-	w.seen[k] = config.Entry{ID: e.ID, Version: e.Version, Revision: e.Revision, Deleted: e.Deleted}
+	// A revision of its own: what was read may be a part of all that is held with it.
+	w.seen[k] = config.Entry{ID: e.ID, Version: e.Version, Revision: config.Revision(strings.Clone(string(e.Revision))), Deleted: e.Deleted}
 	return known && (was.Deleted && e.Deleted ||
 		was.ID == e.ID && was.Version == e.Version && was.Revision == e.Revision && was.Deleted == e.Deleted)
 }

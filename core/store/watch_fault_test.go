@@ -286,6 +286,24 @@ func TestWatchOfAStoreThatIsDown(t *testing.T) {
 	wantCode(t, err, config.Unavailable)
 }
 
+// A plugin that was given up is away until somebody has mended it: the watch
+// waits for that, as for any other outage.
+func TestR02WatchOutlivesTheQuarantine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newFrail(memdriver.New())
+		f := onFrail(t, b, threeLayers...)
+		f.put(t, acme, "p_a", `1`)
+		w := watch(t.Context(), t, f.Store, store.WatchRequest{Scope: acme, KeyPrefix: "p_"})
+		w.expect("put p_a=1", "sync")
+		b.fail(config.Errorf(config.FailedPrecondition, "it was given up").WithCause(errDown))
+		w.expect("source down")
+		f.put(t, acme, "p_a", `2`)
+		b.heal()
+		w.expect("put p_a=2", "source up")
+		w.close()
+	})
+}
+
 // Any other failure ends the watch, also in the middle of an outage.
 func TestWatchOutageThatBecomesAnotherFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

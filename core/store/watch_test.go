@@ -486,19 +486,60 @@ func TestWatchProgress(t *testing.T) {
 	w.expect("put p_a=3")
 }
 
-// A Watch goes on with the table that it began with.
+// A Watch goes on with the table that is in use. It says so only where what it
+// selects is something else than before, and ends where it selects nothing.
 func TestWatchAcrossSwap(t *testing.T) {
-	b := memdriver.New()
+	b, other := memdriver.New(), memdriver.New()
 	f := on(t, b)
-	w := watch(t.Context(), t, f.Store, store.WatchRequest{Scope: acme, KeyPrefix: "param_config_"})
-	defer w.close()
-	w.expect("sync")
-	table, err := router.NewTable([]router.Route{{Prefix: "param_config_", BackendName: "new", Backend: memdriver.New()}})
-	if err != nil {
-		t.Fatal(err)
+	swap := func(routes ...router.Route) {
+		t.Helper()
+		table, err := router.NewTable(routes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.routes.Swap(table)
 	}
-	old := on(t, b)
-	f.routes.Swap(table)
-	old.put(t, acme, "param_config_a", `1`)
+	params := router.Route{Prefix: "param_config_", BackendName: "params", Backend: b, Layers: threeLayers}
+	r := store.WatchRequest{Scope: acme, KeyPrefix: "param_config_"}
+	w := watch(t.Context(), t, f.Store, r)
+	w.expect("sync")
+	f.put(t, acme, "param_config_eu_x", `1`)
+	w.expect("put param_config_eu_x=1")
+
+	// The same keys of the same store, under another name and with another
+	// route beside them.
+	renamed := params
+	renamed.BackendName, renamed.MaxValue = "renamed", 100
+	swap(renamed, router.Route{Prefix: "tenant_config_", BackendName: "other", Backend: other})
+	f.put(t, acme, "param_config_a", `1`)
 	w.expect("put param_config_a=1")
+
+	// Some of the keys belong to a route of their own now.
+	swap(params, router.Route{Prefix: "param_config_eu_", BackendName: "other", Backend: other})
+	e := w.next()
+	if show(e) != "gap" {
+		t.Fatalf("got %s, want a gap", show(e))
+	}
+	w.expect("put param_config_a=1", "sync")
+	f.put(t, acme, "param_config_eu_x", `2`)
+	f.put(t, acme, "param_config_b", `1`)
+	w.expect("put param_config_b=1")
+
+	// Who resumes behind the gap is told of it again.
+	again := r
+	again.ResumeToken = e.ResumeToken
+	w2 := watch(t.Context(), t, f.Store, again)
+	w2.expect("gap", "put param_config_a=1", "put param_config_b=1", "sync")
+	w2.close()
+
+	// Another store, and fewer layers.
+	moved := params
+	moved.Backend, moved.Layers = other, []manifest.Layer{manifest.LayerTenant}
+	swap(moved)
+	w.expect("gap", "put param_config_eu_x=2", "sync")
+	f.put(t, acme, "param_config_c", `1`)
+	w.expect("put param_config_c=1")
+
+	swap(router.Route{Prefix: "tenant_config_", BackendName: "other", Backend: other})
+	wantCode(t, w.end(), config.InvalidArgument)
 }

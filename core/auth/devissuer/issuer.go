@@ -155,6 +155,11 @@ func (i *Issuer) Refresher(ttl time.Duration) (string, error) {
 	return i.Sign(i.Header(), i.RefresherClaims(ttl))
 }
 
+// Operator returns an access token of a machine of those who run the service.
+func (i *Issuer) Operator(ttl time.Duration) (string, error) {
+	return i.Sign(i.Header(), i.OperatorClaims(ttl))
+}
+
 // Header returns the header of every well-formed token, for changing.
 func (i *Issuer) Header() map[string]any {
 	return map[string]any{"alg": "RS256", "kid": KeyID(&i.signer().PublicKey)}
@@ -185,14 +190,19 @@ func (i *Issuer) AccessClaims(tenant, subject string, role auth.Role, ttl time.D
 
 // RefresherClaims returns the claims of a Refresher's token, for changing.
 func (i *Issuer) RefresherClaims(ttl time.Duration) map[string]any {
-	return i.refresherClaims(i.clientID, ttl)
+	return i.machineClaims(i.clientID, auth.RefreshScope, ttl)
 }
 
-func (i *Issuer) refresherClaims(clientID string, ttl time.Duration) map[string]any {
+// OperatorClaims returns the claims of an Operator's token, for changing.
+func (i *Issuer) OperatorClaims(ttl time.Duration) map[string]any {
+	return i.machineClaims(i.clientID, auth.OperateScope, ttl)
+}
+
+func (i *Issuer) machineClaims(clientID, scope string, ttl time.Duration) map[string]any {
 	claims := i.claims(clientID, ttl)
 	claims["token_use"] = "access"
 	claims["client_id"] = clientID
-	claims["scope"] = auth.RefreshScope
+	claims["scope"] = scope
 	return claims
 }
 

@@ -70,7 +70,7 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 	case scope != "" && scope != auth.RefreshScope:
 		answer(w, http.StatusBadRequest, oauthError{"invalid_scope"})
 	default:
-		token, err := i.Sign(i.Header(), i.refresherClaims(i.machine.ClientID, machineLife))
+		token, err := i.Sign(i.Header(), i.machineClaims(i.machine.ClientID, auth.RefreshScope, machineLife))
 		if err != nil {
 			http.Error(w, "internal error", http.StatusInternalServerError)
 			return

@@ -29,22 +29,27 @@ var core = map[string][]string{
 	"settings":  {"config", "internal/nearest"},
 	"telemetry": {"config"},
 	"driver":    {"config"},
+	"options":   {"config"},
 
 	"memdriver":  {"config", "driver"},
+	"records":    {"config", "driver"},
 	"drivertest": {"config", "driver", "memdriver"}, // memdriver is Fuzz's oracle
 	"keypath":    {"config"},
 	"manifest":   {"config", "internal/nearest"},
 	"storemap":   {"config", "keypath", "manifest"},
 	"router":     {"config", "driver", "manifest"},
-	"cache":      {"config", "driver"},
+	"relay":      {"config", "driver"},
+	"cache":      {"config", "driver", "relay"},
 	"store":      {"cache", "config", "driver", "manifest", "router", "internal/strictjson"}, // never pluginhost: main composes
 
 	"errgrpc":       {"config", "internal/gen/tagstore/error/v1"},
 	"internal/wire": {"config", "driver", "errgrpc", "internal/gen/tagstore/backend/v1", "internal/gen/tagstore/error/v1"},
 
+	"internal/exchange": {"internal/gen/tagstore/backend/v1", "internal/handshake"},
+
 	// The two ends of the plugin protocol never import each other.
-	"pluginmain": {"config", "driver", "errgrpc", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
-	"pluginhost": {"config", "driver", "errgrpc", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
+	"pluginmain": {"config", "driver", "options", "errgrpc", "internal/exchange", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
+	"pluginhost": {"config", "driver", "errgrpc", "internal/exchange", "internal/wire", "internal/gen/tagstore/backend/v1", "internal/handshake"},
 	"plugintest": {"config", "driver", "drivertest", "pluginhost"},
 
 	"auth":              {"config", "internal/strictjson"},
@@ -68,7 +73,7 @@ var core = map[string][]string{
 var modules = map[string]struct{ may, mayNot []string }{
 	// A plugin knows no other plugin, no cache, no tenant policy. What the AWS
 	// plugins share is no plugin.
-	"plugins/": {may: []string{"core/config", "core/driver", "core/keypath", "core/pluginmain", "plugins/internal/awsconn"}},
+	"plugins/": {may: []string{"core/config", "core/driver", "core/keypath", "core/options", "core/records", "core/pluginmain", "plugins/internal/awsconn"}},
 	// A service never imports a plugin or another service.
 	"services/config": {may: []string{"core/", "internal/cloudmap"}, mayNot: []string{"core/pluginmain", "core/memdriver", "core/drivertest", "core/plugintest", "core/auth/devissuer"}},
 	"services/order":  {may: []string{"core/auth", "core/client", "core/config", "core/settings", "core/telemetry"}},
@@ -77,6 +82,11 @@ var modules = map[string]struct{ may, mayNot []string }{
 	"cli":               {may: []string{"core/"}, mayNot: []string{"core/pluginmain", "core/plugintest", "core/store"}},
 	// The pump stands for AWS: it knows where things lie, and no service.
 	"emulators/pump": {may: []string{"core/config", "core/manifest", "core/storemap", "emulators", "internal/cloudmap"}},
+	// What makes a release builds every program and knows none; it signs a manifest.
+	"release": {may: []string{"core/manifest"}},
+	// What deploys knows the templates, and speaks of keys and manifests; it runs no
+	// part of the service.
+	"deploy": {may: []string{"cloudformation", "core/config", "core/manifest"}},
 	// The Lambda reads names and asks replicas; it never sees a value, a plugin
 	// or a store.
 	"refresh-lambda": {may: []string{
@@ -96,7 +106,9 @@ var inTests = map[string][]string{
 	"services/":      {"core/", "emulators"},
 	"internal/":      {"emulators"},
 	"cli":            {"core/"},
+	"deploy":         {"emulators"},
 	"refresh-lambda": {"core/", "emulators"},
+	"release":        {"core/", "emulators"},
 }
 
 // outside says which packages may import a library from elsewhere: the
@@ -105,7 +117,7 @@ var outside = []struct {
 	library string
 	only    []string
 }{
-	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "emulators/pump", "bench"}},
+	{"github.com/aws/", []string{"plugins/", "services/order", "internal/cloudmap", "refresh-lambda", "emulators/pump", "deploy", "bench"}},
 	{"github.com/aws/aws-dax-go-v2", []string{"plugins/dynamodb"}},
 	{"github.com/dgraph-io/ristretto", []string{"core/cache", "bench"}},
 	{"github.com/hashicorp/", []string{"core/pluginmain", "core/pluginhost", "core/plugintest", "core/internal/handshake"}},
@@ -113,8 +125,11 @@ var outside = []struct {
 	{"github.com/golang-jwt/", []string{"core/auth"}},
 	{"github.com/go-jose/", []string{"core/auth/devissuer"}},
 	{"golang.org/x/oauth2", []string{"core/auth/machinetoken"}},
-	{"go.yaml.in/yaml", []string{"core/manifest"}},
+	{"go.yaml.in/yaml", []string{"core/manifest", "bench/targets", "cloudformation"}},
 	{"github.com/spf13/cobra", []string{"cli"}},
+	{"github.com/google/go-containerregistry", []string{"release"}},
+	{"github.com/CycloneDX/", []string{"release"}},
+	{"github.com/google/jsonschema-go", []string{"core/options"}},
 	{"google.golang.org/grpc", []string{
 		"core/errgrpc", "core/internal/", "core/gen/", "core/pluginmain", "core/pluginhost", "core/plugintest",
 		"core/client", "services/config", "bench",

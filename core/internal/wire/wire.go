@@ -8,6 +8,7 @@ package wire
 
 import (
 	"math"
+	"slices"
 	"time"
 	"unicode/utf8"
 
@@ -20,21 +21,28 @@ import (
 	backendv1 "github.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1"
 )
 
+// MaxSchema bounds the schema of a plugin's options, in bytes.
+const MaxSchema = 256 << 10
+
 // Description is what a plugin says of itself.
 type Description struct {
 	Name, Version string
 	APIMinor      uint32
-	Capabilities  driver.Capabilities
+	// Features are what its end of the protocol can do beyond that, in the
+	// protocol's words, known here or not.
+	Features     []string
+	Capabilities driver.Capabilities
 	// IdempotencyWindow is positive if Capabilities.Idempotent is set.
 	IdempotencyWindow time.Duration
 	Caveats           driver.Caveats
+	OptionsSchema     []byte // a JSON Schema, or empty
 }
 
 // DescribeResponse returns the message for d.
 func DescribeResponse(d Description) *backendv1.DescribeResponse {
 	c, q := d.Capabilities, d.Caveats
 	r := &backendv1.DescribeResponse{
-		Name: d.Name, Version: d.Version, ApiMinor: d.APIMinor,
+		Name: d.Name, Version: d.Version, ApiMinor: d.APIMinor, OptionsSchema: d.OptionsSchema, Features: d.Features,
 		Capabilities: &backendv1.Capabilities{
 			Batch: c.Batch, History: c.History, Watch: c.Watch, Ping: c.Ping, Idempotent: c.Idempotent, Size: c.Size,
 			Refresh: c.Refresh,
@@ -54,7 +62,7 @@ func DescribeResponse(d Description) *backendv1.DescribeResponse {
 func DescriptionOf(r *backendv1.DescribeResponse) (Description, error) {
 	c, q := r.GetCapabilities(), r.GetCaveats()
 	d := Description{
-		Name: r.GetName(), Version: r.GetVersion(), APIMinor: r.GetApiMinor(),
+		Name: r.GetName(), Version: r.GetVersion(), APIMinor: r.GetApiMinor(), OptionsSchema: r.GetOptionsSchema(), Features: featuresOf(r.GetFeatures()),
 		Capabilities: driver.Capabilities{
 			Batch: c.GetBatch(), History: c.GetHistory(), Watch: c.GetWatch(),
 			Ping: c.GetPing(), Idempotent: c.GetIdempotent(), Size: c.GetSize(),
@@ -74,12 +82,22 @@ func DescriptionOf(r *backendv1.DescribeResponse) (Description, error) {
 	switch {
 	case d.Name == "":
 		return Description{}, Broken("no name")
+	case len(d.OptionsSchema) > MaxSchema:
+		return Description{}, Broken("a schema of its options that is too large")
 	case d.Capabilities.Idempotent && d.IdempotencyWindow == 0:
 		return Description{}, Broken("idempotency without a window")
 	case d.Caveats.EventualReads && !d.Capabilities.Refresh:
 		return Description{}, Broken("eventual reads without a refresh")
 	}
 	return d, nil
+}
+
+// Features beyond these bounds are left out: no host asks for one that has them.
+const maxFeatures, maxFeature = 64, 64
+
+func featuresOf(all []string) []string {
+	all = all[:min(len(all), maxFeatures)]
+	return slices.DeleteFunc(slices.Clone(all), func(f string) bool { return len(f) > maxFeature })
 }
 
 // ID returns the message for id.

@@ -176,6 +176,12 @@ func TestRoundTrips(t *testing.T) {
 				InferredType: bit.Draw(t, "11"), NonEmpty: bit.Draw(t, "12"), TextOnly: bit.Draw(t, "13"),
 			},
 		}
+		if schema := text.Draw(t, "schema"); schema != "" {
+			d.OptionsSchema = []byte(schema)
+		}
+		if rapid.Bool().Draw(t, "features") {
+			d.Features = []string{"exchange", rapid.StringMatching(`[a-z_]{0,64}`).Draw(t, "feature")}
+		}
 		d.Caveats.EventualReads = d.Capabilities.Refresh && bit.Draw(t, "14")
 		if d.Capabilities.Idempotent {
 			d.IdempotencyWindow = time.Duration(rapid.Int64Range(1, math.MaxInt64).Draw(t, "window"))
@@ -267,6 +273,9 @@ func TestBrokenAnswers(t *testing.T) {
 		},
 		"size below -1": func() (any, error) { return wire.SizeOf(&backendv1.SizeResponse{Bytes: -2}) },
 		"nameless":      func() (any, error) { return wire.DescriptionOf(&backendv1.DescribeResponse{}) },
+		"large schema": func() (any, error) {
+			return wire.DescriptionOf(&backendv1.DescribeResponse{Name: "n", OptionsSchema: make([]byte, wire.MaxSchema+1)})
+		},
 		"no window": func() (any, error) {
 			return wire.DescriptionOf(&backendv1.DescribeResponse{Name: "n", Capabilities: &backendv1.Capabilities{Idempotent: true}})
 		},

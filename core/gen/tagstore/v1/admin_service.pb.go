@@ -9,6 +9,7 @@ package tagstorev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -22,6 +23,175 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ReloadAction int32
+
+const (
+	ReloadAction_RELOAD_ACTION_UNSPECIFIED ReloadAction = 0
+	// It is as it was, with the same process.
+	ReloadAction_RELOAD_ACTION_KEPT    ReloadAction = 1
+	ReloadAction_RELOAD_ACTION_STARTED ReloadAction = 2
+	// A new process has taken the place of the old one.
+	ReloadAction_RELOAD_ACTION_REPLACED ReloadAction = 3
+	ReloadAction_RELOAD_ACTION_REMOVED  ReloadAction = 4
+	// It could not be started, or was ended again because others could not.
+	ReloadAction_RELOAD_ACTION_REFUSED ReloadAction = 5
+)
+
+// Enum value maps for ReloadAction.
+var (
+	ReloadAction_name = map[int32]string{
+		0: "RELOAD_ACTION_UNSPECIFIED",
+		1: "RELOAD_ACTION_KEPT",
+		2: "RELOAD_ACTION_STARTED",
+		3: "RELOAD_ACTION_REPLACED",
+		4: "RELOAD_ACTION_REMOVED",
+		5: "RELOAD_ACTION_REFUSED",
+	}
+	ReloadAction_value = map[string]int32{
+		"RELOAD_ACTION_UNSPECIFIED": 0,
+		"RELOAD_ACTION_KEPT":        1,
+		"RELOAD_ACTION_STARTED":     2,
+		"RELOAD_ACTION_REPLACED":    3,
+		"RELOAD_ACTION_REMOVED":     4,
+		"RELOAD_ACTION_REFUSED":     5,
+	}
+)
+
+func (x ReloadAction) Enum() *ReloadAction {
+	p := new(ReloadAction)
+	*p = x
+	return p
+}
+
+func (x ReloadAction) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReloadAction) Descriptor() protoreflect.EnumDescriptor {
+	return file_tagstore_v1_admin_service_proto_enumTypes[0].Descriptor()
+}
+
+func (ReloadAction) Type() protoreflect.EnumType {
+	return &file_tagstore_v1_admin_service_proto_enumTypes[0]
+}
+
+func (x ReloadAction) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReloadAction.Descriptor instead.
+func (ReloadAction) EnumDescriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{0}
+}
+
+type RouteChange int32
+
+const (
+	RouteChange_ROUTE_CHANGE_UNSPECIFIED RouteChange = 0
+	RouteChange_ROUTE_CHANGE_ADDED       RouteChange = 1
+	RouteChange_ROUTE_CHANGE_REMOVED     RouteChange = 2
+	// Its backend, layers, schema, limits or cache are others.
+	RouteChange_ROUTE_CHANGE_CHANGED RouteChange = 3
+)
+
+// Enum value maps for RouteChange.
+var (
+	RouteChange_name = map[int32]string{
+		0: "ROUTE_CHANGE_UNSPECIFIED",
+		1: "ROUTE_CHANGE_ADDED",
+		2: "ROUTE_CHANGE_REMOVED",
+		3: "ROUTE_CHANGE_CHANGED",
+	}
+	RouteChange_value = map[string]int32{
+		"ROUTE_CHANGE_UNSPECIFIED": 0,
+		"ROUTE_CHANGE_ADDED":       1,
+		"ROUTE_CHANGE_REMOVED":     2,
+		"ROUTE_CHANGE_CHANGED":     3,
+	}
+)
+
+func (x RouteChange) Enum() *RouteChange {
+	p := new(RouteChange)
+	*p = x
+	return p
+}
+
+func (x RouteChange) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RouteChange) Descriptor() protoreflect.EnumDescriptor {
+	return file_tagstore_v1_admin_service_proto_enumTypes[1].Descriptor()
+}
+
+func (RouteChange) Type() protoreflect.EnumType {
+	return &file_tagstore_v1_admin_service_proto_enumTypes[1]
+}
+
+func (x RouteChange) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RouteChange.Descriptor instead.
+func (RouteChange) EnumDescriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{1}
+}
+
+// BackendCircuit is the state of a plugin's circuit breaker.
+type BackendCircuit int32
+
+const (
+	BackendCircuit_BACKEND_CIRCUIT_UNSPECIFIED BackendCircuit = 0
+	BackendCircuit_BACKEND_CIRCUIT_CLOSED      BackendCircuit = 1
+	// Calls are refused at once: most of the last ones failed.
+	BackendCircuit_BACKEND_CIRCUIT_OPEN BackendCircuit = 2
+	// Single calls are let through, to see whether it has healed.
+	BackendCircuit_BACKEND_CIRCUIT_HALF_OPEN BackendCircuit = 3
+)
+
+// Enum value maps for BackendCircuit.
+var (
+	BackendCircuit_name = map[int32]string{
+		0: "BACKEND_CIRCUIT_UNSPECIFIED",
+		1: "BACKEND_CIRCUIT_CLOSED",
+		2: "BACKEND_CIRCUIT_OPEN",
+		3: "BACKEND_CIRCUIT_HALF_OPEN",
+	}
+	BackendCircuit_value = map[string]int32{
+		"BACKEND_CIRCUIT_UNSPECIFIED": 0,
+		"BACKEND_CIRCUIT_CLOSED":      1,
+		"BACKEND_CIRCUIT_OPEN":        2,
+		"BACKEND_CIRCUIT_HALF_OPEN":   3,
+	}
+)
+
+func (x BackendCircuit) Enum() *BackendCircuit {
+	p := new(BackendCircuit)
+	*p = x
+	return p
+}
+
+func (x BackendCircuit) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (BackendCircuit) Descriptor() protoreflect.EnumDescriptor {
+	return file_tagstore_v1_admin_service_proto_enumTypes[2].Descriptor()
+}
+
+func (BackendCircuit) Type() protoreflect.EnumType {
+	return &file_tagstore_v1_admin_service_proto_enumTypes[2]
+}
+
+func (x BackendCircuit) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use BackendCircuit.Descriptor instead.
+func (BackendCircuit) EnumDescriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{2}
+}
+
 type BackendState int32
 
 const (
@@ -31,6 +201,8 @@ const (
 	// The process ended or could not be started; a restart is due.
 	BackendState_BACKEND_STATE_RESTARTING BackendState = 3
 	BackendState_BACKEND_STATE_STOPPED    BackendState = 4
+	// It ended too often, and is not started again before the manifest changes.
+	BackendState_BACKEND_STATE_FAILED BackendState = 5
 )
 
 // Enum value maps for BackendState.
@@ -41,6 +213,7 @@ var (
 		2: "BACKEND_STATE_SERVING",
 		3: "BACKEND_STATE_RESTARTING",
 		4: "BACKEND_STATE_STOPPED",
+		5: "BACKEND_STATE_FAILED",
 	}
 	BackendState_value = map[string]int32{
 		"BACKEND_STATE_UNSPECIFIED": 0,
@@ -48,6 +221,7 @@ var (
 		"BACKEND_STATE_SERVING":     2,
 		"BACKEND_STATE_RESTARTING":  3,
 		"BACKEND_STATE_STOPPED":     4,
+		"BACKEND_STATE_FAILED":      5,
 	}
 )
 
@@ -62,11 +236,11 @@ func (x BackendState) String() string {
 }
 
 func (BackendState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tagstore_v1_admin_service_proto_enumTypes[0].Descriptor()
+	return file_tagstore_v1_admin_service_proto_enumTypes[3].Descriptor()
 }
 
 func (BackendState) Type() protoreflect.EnumType {
-	return &file_tagstore_v1_admin_service_proto_enumTypes[0]
+	return &file_tagstore_v1_admin_service_proto_enumTypes[3]
 }
 
 func (x BackendState) Number() protoreflect.EnumNumber {
@@ -75,7 +249,265 @@ func (x BackendState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use BackendState.Descriptor instead.
 func (BackendState) EnumDescriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{3}
+}
+
+type ReloadManifestRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadManifestRequest) Reset() {
+	*x = ReloadManifestRequest{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadManifestRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadManifestRequest) ProtoMessage() {}
+
+func (x *ReloadManifestRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadManifestRequest.ProtoReflect.Descriptor instead.
+func (*ReloadManifestRequest) Descriptor() ([]byte, []int) {
 	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{0}
+}
+
+type ReloadManifestResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the replica calls itself.
+	Replica string `protobuf:"bytes,1,opt,name=replica,proto3" json:"replica,omitempty"`
+	// The manifest is in use. If not, nothing has changed and problems says why.
+	Applied bool `protobuf:"varint,2,opt,name=applied,proto3" json:"applied,omitempty"`
+	// Of the manifest that is in use: counts from 1, that of the start.
+	Generation uint64 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	// By name.
+	Backends []*ReloadedBackend `protobuf:"bytes,4,rep,name=backends,proto3" json:"backends,omitempty"`
+	// By prefix, without those that are as they were.
+	Routes []*ReloadedRoute `protobuf:"bytes,5,rep,name=routes,proto3" json:"routes,omitempty"`
+	// Everything that is wrong, each on its own.
+	Problems      []string             `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
+	Took          *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadManifestResponse) Reset() {
+	*x = ReloadManifestResponse{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadManifestResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadManifestResponse) ProtoMessage() {}
+
+func (x *ReloadManifestResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadManifestResponse.ProtoReflect.Descriptor instead.
+func (*ReloadManifestResponse) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ReloadManifestResponse) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *ReloadManifestResponse) GetApplied() bool {
+	if x != nil {
+		return x.Applied
+	}
+	return false
+}
+
+func (x *ReloadManifestResponse) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ReloadManifestResponse) GetBackends() []*ReloadedBackend {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+func (x *ReloadManifestResponse) GetRoutes() []*ReloadedRoute {
+	if x != nil {
+		return x.Routes
+	}
+	return nil
+}
+
+func (x *ReloadManifestResponse) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+func (x *ReloadManifestResponse) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+type ReloadedBackend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The name in the manifest; with the prefix behind an @ for a backend whose
+	// routes have a process each.
+	Name   string       `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Action ReloadAction `protobuf:"varint,2,opt,name=action,proto3,enum=tagstore.v1.ReloadAction" json:"action,omitempty"`
+	// Of the process that serves now; 0 if there is none.
+	Pid int64 `protobuf:"varint,3,opt,name=pid,proto3" json:"pid,omitempty"`
+	// With REFUSED. It may hold what the plugin itself logged.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadedBackend) Reset() {
+	*x = ReloadedBackend{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadedBackend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadedBackend) ProtoMessage() {}
+
+func (x *ReloadedBackend) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadedBackend.ProtoReflect.Descriptor instead.
+func (*ReloadedBackend) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReloadedBackend) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReloadedBackend) GetAction() ReloadAction {
+	if x != nil {
+		return x.Action
+	}
+	return ReloadAction_RELOAD_ACTION_UNSPECIFIED
+}
+
+func (x *ReloadedBackend) GetPid() int64 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *ReloadedBackend) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ReloadedRoute struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	Change        RouteChange            `protobuf:"varint,2,opt,name=change,proto3,enum=tagstore.v1.RouteChange" json:"change,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReloadedRoute) Reset() {
+	*x = ReloadedRoute{}
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReloadedRoute) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReloadedRoute) ProtoMessage() {}
+
+func (x *ReloadedRoute) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReloadedRoute.ProtoReflect.Descriptor instead.
+func (*ReloadedRoute) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReloadedRoute) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *ReloadedRoute) GetChange() RouteChange {
+	if x != nil {
+		return x.Change
+	}
+	return RouteChange_ROUTE_CHANGE_UNSPECIFIED
 }
 
 type RefreshRequest struct {
@@ -88,7 +520,7 @@ type RefreshRequest struct {
 
 func (x *RefreshRequest) Reset() {
 	*x = RefreshRequest{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -100,7 +532,7 @@ func (x *RefreshRequest) String() string {
 func (*RefreshRequest) ProtoMessage() {}
 
 func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[0]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -113,7 +545,7 @@ func (x *RefreshRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshRequest.ProtoReflect.Descriptor instead.
 func (*RefreshRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{0}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RefreshRequest) GetTargets() []*RefreshTarget {
@@ -145,7 +577,7 @@ type RefreshTarget struct {
 
 func (x *RefreshTarget) Reset() {
 	*x = RefreshTarget{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -157,7 +589,7 @@ func (x *RefreshTarget) String() string {
 func (*RefreshTarget) ProtoMessage() {}
 
 func (x *RefreshTarget) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[1]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -170,7 +602,7 @@ func (x *RefreshTarget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshTarget.ProtoReflect.Descriptor instead.
 func (*RefreshTarget) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{1}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *RefreshTarget) GetTenant() string {
@@ -248,7 +680,7 @@ type RefreshResponse struct {
 
 func (x *RefreshResponse) Reset() {
 	*x = RefreshResponse{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -260,7 +692,7 @@ func (x *RefreshResponse) String() string {
 func (*RefreshResponse) ProtoMessage() {}
 
 func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[2]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -273,7 +705,7 @@ func (x *RefreshResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshResponse.ProtoReflect.Descriptor instead.
 func (*RefreshResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{2}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *RefreshResponse) GetReplica() string {
@@ -304,7 +736,7 @@ type RefreshReceipt struct {
 
 func (x *RefreshReceipt) Reset() {
 	*x = RefreshReceipt{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +748,7 @@ func (x *RefreshReceipt) String() string {
 func (*RefreshReceipt) ProtoMessage() {}
 
 func (x *RefreshReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[3]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +761,7 @@ func (x *RefreshReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshReceipt.ProtoReflect.Descriptor instead.
 func (*RefreshReceipt) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{3}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RefreshReceipt) GetOutcome() isRefreshReceipt_Outcome {
@@ -388,7 +820,7 @@ type RefreshApplied struct {
 
 func (x *RefreshApplied) Reset() {
 	*x = RefreshApplied{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[4]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +832,7 @@ func (x *RefreshApplied) String() string {
 func (*RefreshApplied) ProtoMessage() {}
 
 func (x *RefreshApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[4]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +845,7 @@ func (x *RefreshApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefreshApplied.ProtoReflect.Descriptor instead.
 func (*RefreshApplied) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{4}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *RefreshApplied) GetVersion() uint64 {
@@ -445,7 +877,7 @@ type ListBackendsRequest struct {
 
 func (x *ListBackendsRequest) Reset() {
 	*x = ListBackendsRequest{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[5]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -457,7 +889,7 @@ func (x *ListBackendsRequest) String() string {
 func (*ListBackendsRequest) ProtoMessage() {}
 
 func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[5]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -470,7 +902,7 @@ func (x *ListBackendsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsRequest.ProtoReflect.Descriptor instead.
 func (*ListBackendsRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{5}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{9}
 }
 
 type ListBackendsResponse struct {
@@ -482,7 +914,7 @@ type ListBackendsResponse struct {
 
 func (x *ListBackendsResponse) Reset() {
 	*x = ListBackendsResponse{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[6]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -494,7 +926,7 @@ func (x *ListBackendsResponse) String() string {
 func (*ListBackendsResponse) ProtoMessage() {}
 
 func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[6]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -507,7 +939,7 @@ func (x *ListBackendsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListBackendsResponse.ProtoReflect.Descriptor instead.
 func (*ListBackendsResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{6}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListBackendsResponse) GetBackends() []*Backend {
@@ -542,14 +974,30 @@ type Backend struct {
 	Size *BackendSize `protobuf:"bytes,12,opt,name=size,proto3,oneof" json:"size,omitempty"`
 	// The parts of the contract that the store can not keep by its nature, in
 	// alphabetical order, such as "permanent_delete".
-	Caveats       []string `protobuf:"bytes,13,rep,name=caveats,proto3" json:"caveats,omitempty"`
+	Caveats []string       `protobuf:"bytes,13,rep,name=caveats,proto3" json:"caveats,omitempty"`
+	Circuit BackendCircuit `protobuf:"varint,14,opt,name=circuit,proto3,enum=tagstore.v1.BackendCircuit" json:"circuit,omitempty"`
+	// Calls that run, and calls that wait for their turn.
+	InFlight uint32 `protobuf:"varint,15,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	Waiting  uint32 `protobuf:"varint,16,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// Of the calls of the last minutes, waits included. Absent where there were
+	// none.
+	LatencyP50 *durationpb.Duration `protobuf:"bytes,17,opt,name=latency_p50,json=latencyP50,proto3" json:"latency_p50,omitempty"`
+	LatencyP99 *durationpb.Duration `protobuf:"bytes,18,opt,name=latency_p99,json=latencyP99,proto3" json:"latency_p99,omitempty"`
+	// The end of what the last generation that ended had logged. It may be about
+	// any tenant: only an operator gets it.
+	LastLines string `protobuf:"bytes,19,opt,name=last_lines,json=lastLines,proto3" json:"last_lines,omitempty"`
+	// That the program is pinned to, in lower-case hex; empty where it is not, as in
+	// development, or where the plugin is run by somebody else.
+	Sha256 string `protobuf:"bytes,20,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// Resident memory in bytes, 0 where that is not known.
+	ResidentBytes int64 `protobuf:"varint,21,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[7]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -561,7 +1009,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[7]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -574,7 +1022,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{7}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Backend) GetName() string {
@@ -668,6 +1116,62 @@ func (x *Backend) GetCaveats() []string {
 	return nil
 }
 
+func (x *Backend) GetCircuit() BackendCircuit {
+	if x != nil {
+		return x.Circuit
+	}
+	return BackendCircuit_BACKEND_CIRCUIT_UNSPECIFIED
+}
+
+func (x *Backend) GetInFlight() uint32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *Backend) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *Backend) GetLatencyP50() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP50
+	}
+	return nil
+}
+
+func (x *Backend) GetLatencyP99() *durationpb.Duration {
+	if x != nil {
+		return x.LatencyP99
+	}
+	return nil
+}
+
+func (x *Backend) GetLastLines() string {
+	if x != nil {
+		return x.LastLines
+	}
+	return ""
+}
+
+func (x *Backend) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *Backend) GetResidentBytes() int64 {
+	if x != nil {
+		return x.ResidentBytes
+	}
+	return 0
+}
+
 // BackendSize is what the store holds over all tenants; -1 where it can not
 // tell.
 type BackendSize struct {
@@ -682,7 +1186,7 @@ type BackendSize struct {
 
 func (x *BackendSize) Reset() {
 	*x = BackendSize{}
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[8]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -694,7 +1198,7 @@ func (x *BackendSize) String() string {
 func (*BackendSize) ProtoMessage() {}
 
 func (x *BackendSize) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_admin_service_proto_msgTypes[8]
+	mi := &file_tagstore_v1_admin_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -707,7 +1211,7 @@ func (x *BackendSize) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendSize.ProtoReflect.Descriptor instead.
 func (*BackendSize) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{8}
+	return file_tagstore_v1_admin_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *BackendSize) GetBytes() int64 {
@@ -742,7 +1246,26 @@ var File_tagstore_v1_admin_service_proto protoreflect.FileDescriptor
 
 const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1ftagstore/v1/admin_service.proto\x12\vtagstore.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tagstore/v1/config_service.proto\"F\n" +
+	"\x1ftagstore/v1/admin_service.proto\x12\vtagstore.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a tagstore/v1/config_service.proto\"\x17\n" +
+	"\x15ReloadManifestRequest\"\xa5\x02\n" +
+	"\x16ReloadManifestResponse\x12\x18\n" +
+	"\areplica\x18\x01 \x01(\tR\areplica\x12\x18\n" +
+	"\aapplied\x18\x02 \x01(\bR\aapplied\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x128\n" +
+	"\bbackends\x18\x04 \x03(\v2\x1c.tagstore.v1.ReloadedBackendR\bbackends\x122\n" +
+	"\x06routes\x18\x05 \x03(\v2\x1a.tagstore.v1.ReloadedRouteR\x06routes\x12\x1a\n" +
+	"\bproblems\x18\x06 \x03(\tR\bproblems\x12-\n" +
+	"\x04took\x18\a \x01(\v2\x19.google.protobuf.DurationR\x04took\"\x82\x01\n" +
+	"\x0fReloadedBackend\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\x06action\x18\x02 \x01(\x0e2\x19.tagstore.v1.ReloadActionR\x06action\x12\x10\n" +
+	"\x03pid\x18\x03 \x01(\x03R\x03pid\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"Y\n" +
+	"\rReloadedRoute\x12\x16\n" +
+	"\x06prefix\x18\x01 \x01(\tR\x06prefix\x120\n" +
+	"\x06change\x18\x02 \x01(\x0e2\x18.tagstore.v1.RouteChangeR\x06change\"F\n" +
 	"\x0eRefreshRequest\x124\n" +
 	"\atargets\x18\x01 \x03(\v2\x1a.tagstore.v1.RefreshTargetR\atargets\"\xa0\x01\n" +
 	"\rRefreshTarget\x12\x16\n" +
@@ -767,7 +1290,7 @@ const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	"\x06values\x18\x03 \x01(\rR\x06values\"\x15\n" +
 	"\x13ListBackendsRequest\"H\n" +
 	"\x14ListBackendsResponse\x120\n" +
-	"\bbackends\x18\x01 \x03(\v2\x14.tagstore.v1.BackendR\bbackends\"\xd4\x03\n" +
+	"\bbackends\x18\x01 \x03(\v2\x14.tagstore.v1.BackendR\bbackends\"\x98\x06\n" +
 	"\aBackend\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
 	"\bprefixes\x18\x02 \x03(\tR\bprefixes\x12/\n" +
@@ -787,22 +1310,52 @@ const file_tagstore_v1_admin_service_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\v \x01(\tR\tlastError\x121\n" +
 	"\x04size\x18\f \x01(\v2\x18.tagstore.v1.BackendSizeH\x00R\x04size\x88\x01\x01\x12\x18\n" +
-	"\acaveats\x18\r \x03(\tR\acaveatsB\a\n" +
+	"\acaveats\x18\r \x03(\tR\acaveats\x125\n" +
+	"\acircuit\x18\x0e \x01(\x0e2\x1b.tagstore.v1.BackendCircuitR\acircuit\x12\x1b\n" +
+	"\tin_flight\x18\x0f \x01(\rR\binFlight\x12\x18\n" +
+	"\awaiting\x18\x10 \x01(\rR\awaiting\x12:\n" +
+	"\vlatency_p50\x18\x11 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP50\x12:\n" +
+	"\vlatency_p99\x18\x12 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"latencyP99\x12\x1d\n" +
+	"\n" +
+	"last_lines\x18\x13 \x01(\tR\tlastLines\x12\x16\n" +
+	"\x06sha256\x18\x14 \x01(\tR\x06sha256\x12%\n" +
+	"\x0eresident_bytes\x18\x15 \x01(\x03R\rresidentBytesB\a\n" +
 	"\x05_size\"s\n" +
 	"\vBackendSize\x12\x14\n" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x03R\aentries\x12\x1a\n" +
 	"\bversions\x18\x03 \x01(\x03R\bversions\x12\x18\n" +
-	"\achanges\x18\x04 \x01(\x03R\achanges*\x9d\x01\n" +
+	"\achanges\x18\x04 \x01(\x03R\achanges*\xb2\x01\n" +
+	"\fReloadAction\x12\x1d\n" +
+	"\x19RELOAD_ACTION_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12RELOAD_ACTION_KEPT\x10\x01\x12\x19\n" +
+	"\x15RELOAD_ACTION_STARTED\x10\x02\x12\x1a\n" +
+	"\x16RELOAD_ACTION_REPLACED\x10\x03\x12\x19\n" +
+	"\x15RELOAD_ACTION_REMOVED\x10\x04\x12\x19\n" +
+	"\x15RELOAD_ACTION_REFUSED\x10\x05*w\n" +
+	"\vRouteChange\x12\x1c\n" +
+	"\x18ROUTE_CHANGE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12ROUTE_CHANGE_ADDED\x10\x01\x12\x18\n" +
+	"\x14ROUTE_CHANGE_REMOVED\x10\x02\x12\x18\n" +
+	"\x14ROUTE_CHANGE_CHANGED\x10\x03*\x86\x01\n" +
+	"\x0eBackendCircuit\x12\x1f\n" +
+	"\x1bBACKEND_CIRCUIT_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16BACKEND_CIRCUIT_CLOSED\x10\x01\x12\x18\n" +
+	"\x14BACKEND_CIRCUIT_OPEN\x10\x02\x12\x1d\n" +
+	"\x19BACKEND_CIRCUIT_HALF_OPEN\x10\x03*\xb7\x01\n" +
 	"\fBackendState\x12\x1d\n" +
 	"\x19BACKEND_STATE_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16BACKEND_STATE_STARTING\x10\x01\x12\x19\n" +
 	"\x15BACKEND_STATE_SERVING\x10\x02\x12\x1c\n" +
 	"\x18BACKEND_STATE_RESTARTING\x10\x03\x12\x19\n" +
-	"\x15BACKEND_STATE_STOPPED\x10\x042\xa9\x01\n" +
+	"\x15BACKEND_STATE_STOPPED\x10\x04\x12\x18\n" +
+	"\x14BACKEND_STATE_FAILED\x10\x052\x84\x02\n" +
 	"\fAdminService\x12S\n" +
 	"\fListBackends\x12 .tagstore.v1.ListBackendsRequest\x1a!.tagstore.v1.ListBackendsResponse\x12D\n" +
-	"\aRefresh\x12\x1b.tagstore.v1.RefreshRequest\x1a\x1c.tagstore.v1.RefreshResponseB>Z<github.com/tagstore/tagstore/core/gen/tagstore/v1;tagstorev1b\x06proto3"
+	"\aRefresh\x12\x1b.tagstore.v1.RefreshRequest\x1a\x1c.tagstore.v1.RefreshResponse\x12Y\n" +
+	"\x0eReloadManifest\x12\".tagstore.v1.ReloadManifestRequest\x1a#.tagstore.v1.ReloadManifestResponseB>Z<github.com/tagstore/tagstore/core/gen/tagstore/v1;tagstorev1b\x06proto3"
 
 var (
 	file_tagstore_v1_admin_service_proto_rawDescOnce sync.Once
@@ -816,40 +1369,58 @@ func file_tagstore_v1_admin_service_proto_rawDescGZIP() []byte {
 	return file_tagstore_v1_admin_service_proto_rawDescData
 }
 
-var file_tagstore_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tagstore_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tagstore_v1_admin_service_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tagstore_v1_admin_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tagstore_v1_admin_service_proto_goTypes = []any{
-	(BackendState)(0),             // 0: tagstore.v1.BackendState
-	(*RefreshRequest)(nil),        // 1: tagstore.v1.RefreshRequest
-	(*RefreshTarget)(nil),         // 2: tagstore.v1.RefreshTarget
-	(*RefreshResponse)(nil),       // 3: tagstore.v1.RefreshResponse
-	(*RefreshReceipt)(nil),        // 4: tagstore.v1.RefreshReceipt
-	(*RefreshApplied)(nil),        // 5: tagstore.v1.RefreshApplied
-	(*ListBackendsRequest)(nil),   // 6: tagstore.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),  // 7: tagstore.v1.ListBackendsResponse
-	(*Backend)(nil),               // 8: tagstore.v1.Backend
-	(*BackendSize)(nil),           // 9: tagstore.v1.BackendSize
-	(*Status)(nil),                // 10: tagstore.v1.Status
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(ReloadAction)(0),              // 0: tagstore.v1.ReloadAction
+	(RouteChange)(0),               // 1: tagstore.v1.RouteChange
+	(BackendCircuit)(0),            // 2: tagstore.v1.BackendCircuit
+	(BackendState)(0),              // 3: tagstore.v1.BackendState
+	(*ReloadManifestRequest)(nil),  // 4: tagstore.v1.ReloadManifestRequest
+	(*ReloadManifestResponse)(nil), // 5: tagstore.v1.ReloadManifestResponse
+	(*ReloadedBackend)(nil),        // 6: tagstore.v1.ReloadedBackend
+	(*ReloadedRoute)(nil),          // 7: tagstore.v1.ReloadedRoute
+	(*RefreshRequest)(nil),         // 8: tagstore.v1.RefreshRequest
+	(*RefreshTarget)(nil),          // 9: tagstore.v1.RefreshTarget
+	(*RefreshResponse)(nil),        // 10: tagstore.v1.RefreshResponse
+	(*RefreshReceipt)(nil),         // 11: tagstore.v1.RefreshReceipt
+	(*RefreshApplied)(nil),         // 12: tagstore.v1.RefreshApplied
+	(*ListBackendsRequest)(nil),    // 13: tagstore.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),   // 14: tagstore.v1.ListBackendsResponse
+	(*Backend)(nil),                // 15: tagstore.v1.Backend
+	(*BackendSize)(nil),            // 16: tagstore.v1.BackendSize
+	(*durationpb.Duration)(nil),    // 17: google.protobuf.Duration
+	(*Status)(nil),                 // 18: tagstore.v1.Status
+	(*timestamppb.Timestamp)(nil),  // 19: google.protobuf.Timestamp
 }
 var file_tagstore_v1_admin_service_proto_depIdxs = []int32{
-	2,  // 0: tagstore.v1.RefreshRequest.targets:type_name -> tagstore.v1.RefreshTarget
-	4,  // 1: tagstore.v1.RefreshResponse.receipts:type_name -> tagstore.v1.RefreshReceipt
-	5,  // 2: tagstore.v1.RefreshReceipt.applied:type_name -> tagstore.v1.RefreshApplied
-	10, // 3: tagstore.v1.RefreshReceipt.error:type_name -> tagstore.v1.Status
-	8,  // 4: tagstore.v1.ListBackendsResponse.backends:type_name -> tagstore.v1.Backend
-	0,  // 5: tagstore.v1.Backend.state:type_name -> tagstore.v1.BackendState
-	11, // 6: tagstore.v1.Backend.started_at:type_name -> google.protobuf.Timestamp
-	9,  // 7: tagstore.v1.Backend.size:type_name -> tagstore.v1.BackendSize
-	6,  // 8: tagstore.v1.AdminService.ListBackends:input_type -> tagstore.v1.ListBackendsRequest
-	1,  // 9: tagstore.v1.AdminService.Refresh:input_type -> tagstore.v1.RefreshRequest
-	7,  // 10: tagstore.v1.AdminService.ListBackends:output_type -> tagstore.v1.ListBackendsResponse
-	3,  // 11: tagstore.v1.AdminService.Refresh:output_type -> tagstore.v1.RefreshResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	6,  // 0: tagstore.v1.ReloadManifestResponse.backends:type_name -> tagstore.v1.ReloadedBackend
+	7,  // 1: tagstore.v1.ReloadManifestResponse.routes:type_name -> tagstore.v1.ReloadedRoute
+	17, // 2: tagstore.v1.ReloadManifestResponse.took:type_name -> google.protobuf.Duration
+	0,  // 3: tagstore.v1.ReloadedBackend.action:type_name -> tagstore.v1.ReloadAction
+	1,  // 4: tagstore.v1.ReloadedRoute.change:type_name -> tagstore.v1.RouteChange
+	9,  // 5: tagstore.v1.RefreshRequest.targets:type_name -> tagstore.v1.RefreshTarget
+	11, // 6: tagstore.v1.RefreshResponse.receipts:type_name -> tagstore.v1.RefreshReceipt
+	12, // 7: tagstore.v1.RefreshReceipt.applied:type_name -> tagstore.v1.RefreshApplied
+	18, // 8: tagstore.v1.RefreshReceipt.error:type_name -> tagstore.v1.Status
+	15, // 9: tagstore.v1.ListBackendsResponse.backends:type_name -> tagstore.v1.Backend
+	3,  // 10: tagstore.v1.Backend.state:type_name -> tagstore.v1.BackendState
+	19, // 11: tagstore.v1.Backend.started_at:type_name -> google.protobuf.Timestamp
+	16, // 12: tagstore.v1.Backend.size:type_name -> tagstore.v1.BackendSize
+	2,  // 13: tagstore.v1.Backend.circuit:type_name -> tagstore.v1.BackendCircuit
+	17, // 14: tagstore.v1.Backend.latency_p50:type_name -> google.protobuf.Duration
+	17, // 15: tagstore.v1.Backend.latency_p99:type_name -> google.protobuf.Duration
+	13, // 16: tagstore.v1.AdminService.ListBackends:input_type -> tagstore.v1.ListBackendsRequest
+	8,  // 17: tagstore.v1.AdminService.Refresh:input_type -> tagstore.v1.RefreshRequest
+	4,  // 18: tagstore.v1.AdminService.ReloadManifest:input_type -> tagstore.v1.ReloadManifestRequest
+	14, // 19: tagstore.v1.AdminService.ListBackends:output_type -> tagstore.v1.ListBackendsResponse
+	10, // 20: tagstore.v1.AdminService.Refresh:output_type -> tagstore.v1.RefreshResponse
+	5,  // 21: tagstore.v1.AdminService.ReloadManifest:output_type -> tagstore.v1.ReloadManifestResponse
+	19, // [19:22] is the sub-list for method output_type
+	16, // [16:19] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_tagstore_v1_admin_service_proto_init() }
@@ -858,22 +1429,22 @@ func file_tagstore_v1_admin_service_proto_init() {
 		return
 	}
 	file_tagstore_v1_config_service_proto_init()
-	file_tagstore_v1_admin_service_proto_msgTypes[1].OneofWrappers = []any{
+	file_tagstore_v1_admin_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*RefreshTarget_Key)(nil),
 		(*RefreshTarget_KeyPrefix)(nil),
 	}
-	file_tagstore_v1_admin_service_proto_msgTypes[3].OneofWrappers = []any{
+	file_tagstore_v1_admin_service_proto_msgTypes[7].OneofWrappers = []any{
 		(*RefreshReceipt_Applied)(nil),
 		(*RefreshReceipt_Error)(nil),
 	}
-	file_tagstore_v1_admin_service_proto_msgTypes[7].OneofWrappers = []any{}
+	file_tagstore_v1_admin_service_proto_msgTypes[11].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tagstore_v1_admin_service_proto_rawDesc), len(file_tagstore_v1_admin_service_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   9,
+			NumEnums:      4,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,8 +19,9 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_ListBackends_FullMethodName = "/tagstore.v1.AdminService/ListBackends"
-	AdminService_Refresh_FullMethodName      = "/tagstore.v1.AdminService/Refresh"
+	AdminService_ListBackends_FullMethodName   = "/tagstore.v1.AdminService/ListBackends"
+	AdminService_Refresh_FullMethodName        = "/tagstore.v1.AdminService/Refresh"
+	AdminService_ReloadManifest_FullMethodName = "/tagstore.v1.AdminService/ReloadManifest"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -31,7 +32,7 @@ const (
 // answers.
 type AdminServiceClient interface {
 	// ListBackends returns every backend of the manifest, by name. It needs the
-	// role admin.
+	// role admin or operator.
 	ListBackends(ctx context.Context, in *ListBackendsRequest, opts ...grpc.CallOption) (*ListBackendsResponse, error)
 	// Refresh reads values from their stores' own truth, puts them in place of
 	// what this replica holds in memory and tells its watchers. It never returns
@@ -39,6 +40,12 @@ type AdminServiceClient interface {
 	// refresher. A target whose store is out of reach changes nothing and has an
 	// error of its own; the call fails only for a request that is not valid.
 	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
+	// ReloadManifest reads the manifest again and puts it into use, as a whole or
+	// not at all: whatever of it can not be had, what served before goes on. It is
+	// what SIGHUP and a change of the file do, too, and says of all what came of
+	// it. One reload waits for another. A call whose time runs out does not end
+	// the reload. It needs the role operator.
+	ReloadManifest(ctx context.Context, in *ReloadManifestRequest, opts ...grpc.CallOption) (*ReloadManifestResponse, error)
 }
 
 type adminServiceClient struct {
@@ -69,6 +76,16 @@ func (c *adminServiceClient) Refresh(ctx context.Context, in *RefreshRequest, op
 	return out, nil
 }
 
+func (c *adminServiceClient) ReloadManifest(ctx context.Context, in *ReloadManifestRequest, opts ...grpc.CallOption) (*ReloadManifestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReloadManifestResponse)
+	err := c.cc.Invoke(ctx, AdminService_ReloadManifest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -77,7 +94,7 @@ func (c *adminServiceClient) Refresh(ctx context.Context, in *RefreshRequest, op
 // answers.
 type AdminServiceServer interface {
 	// ListBackends returns every backend of the manifest, by name. It needs the
-	// role admin.
+	// role admin or operator.
 	ListBackends(context.Context, *ListBackendsRequest) (*ListBackendsResponse, error)
 	// Refresh reads values from their stores' own truth, puts them in place of
 	// what this replica holds in memory and tells its watchers. It never returns
@@ -85,6 +102,12 @@ type AdminServiceServer interface {
 	// refresher. A target whose store is out of reach changes nothing and has an
 	// error of its own; the call fails only for a request that is not valid.
 	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
+	// ReloadManifest reads the manifest again and puts it into use, as a whole or
+	// not at all: whatever of it can not be had, what served before goes on. It is
+	// what SIGHUP and a change of the file do, too, and says of all what came of
+	// it. One reload waits for another. A call whose time runs out does not end
+	// the reload. It needs the role operator.
+	ReloadManifest(context.Context, *ReloadManifestRequest) (*ReloadManifestResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -100,6 +123,9 @@ func (UnimplementedAdminServiceServer) ListBackends(context.Context, *ListBacken
 }
 func (UnimplementedAdminServiceServer) Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
+}
+func (UnimplementedAdminServiceServer) ReloadManifest(context.Context, *ReloadManifestRequest) (*ReloadManifestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ReloadManifest not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -158,6 +184,24 @@ func _AdminService_Refresh_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ReloadManifest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReloadManifestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ReloadManifest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ReloadManifest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ReloadManifest(ctx, req.(*ReloadManifestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -172,6 +216,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Refresh",
 			Handler:    _AdminService_Refresh_Handler,
+		},
+		{
+			MethodName: "ReloadManifest",
+			Handler:    _AdminService_ReloadManifest_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -23,6 +23,349 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type SessionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// No more than the client may have begun at once.
+	Calls []*SessionCall `protobuf:"bytes,1,rep,name=calls,proto3" json:"calls,omitempty"`
+	// Ids of calls whose answers nobody waits for any more. They are answered
+	// nevertheless, with CANCELLED if they were not over before. What is not in
+	// progress is passed over.
+	Cancel        []uint64 `protobuf:"varint,2,rep,packed,name=cancel,proto3" json:"cancel,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionRequest) Reset() {
+	*x = SessionRequest{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionRequest) ProtoMessage() {}
+
+func (x *SessionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionRequest.ProtoReflect.Descriptor instead.
+func (*SessionRequest) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *SessionRequest) GetCalls() []*SessionCall {
+	if x != nil {
+		return x.Calls
+	}
+	return nil
+}
+
+func (x *SessionRequest) GetCancel() []uint64 {
+	if x != nil {
+		return x.Cancel
+	}
+	return nil
+}
+
+type SessionCall struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Greater than that of any call before it on the stream; the first is at least 1.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// In microseconds, from when the server has the call; 0: the server's own bound,
+	// which holds in any case.
+	TimeoutUs uint64 `protobuf:"varint,2,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
+	// As x-request-id in the metadata of a call of its own. Empty: that of the
+	// stream, a dot, and the id.
+	RequestId string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Types that are valid to be assigned to Request:
+	//
+	//	*SessionCall_Get
+	Request       isSessionCall_Request `protobuf_oneof:"request"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionCall) Reset() {
+	*x = SessionCall{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionCall) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionCall) ProtoMessage() {}
+
+func (x *SessionCall) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionCall.ProtoReflect.Descriptor instead.
+func (*SessionCall) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *SessionCall) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SessionCall) GetTimeoutUs() uint64 {
+	if x != nil {
+		return x.TimeoutUs
+	}
+	return 0
+}
+
+func (x *SessionCall) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *SessionCall) GetRequest() isSessionCall_Request {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
+func (x *SessionCall) GetGet() *GetRequest {
+	if x != nil {
+		if x, ok := x.Request.(*SessionCall_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+type isSessionCall_Request interface {
+	isSessionCall_Request()
+}
+
+type SessionCall_Get struct {
+	Get *GetRequest `protobuf:"bytes,4,opt,name=get,proto3,oneof"`
+}
+
+func (*SessionCall_Get) isSessionCall_Request() {}
+
+type SessionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the first response of a stream, and nothing else with it.
+	Opened *SessionOpened `protobuf:"bytes,1,opt,name=opened,proto3" json:"opened,omitempty"`
+	// Those that were ready together.
+	Answers       []*SessionAnswer `protobuf:"bytes,2,rep,name=answers,proto3" json:"answers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionResponse) Reset() {
+	*x = SessionResponse{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionResponse) ProtoMessage() {}
+
+func (x *SessionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionResponse.ProtoReflect.Descriptor instead.
+func (*SessionResponse) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *SessionResponse) GetOpened() *SessionOpened {
+	if x != nil {
+		return x.Opened
+	}
+	return nil
+}
+
+func (x *SessionResponse) GetAnswers() []*SessionAnswer {
+	if x != nil {
+		return x.Answers
+	}
+	return nil
+}
+
+type SessionOpened struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many calls may be begun and not answered; a call beyond that is answered
+	// with RESOURCE_EXHAUSTED.
+	MaxInFlight   uint32 `protobuf:"varint,1,opt,name=max_in_flight,json=maxInFlight,proto3" json:"max_in_flight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionOpened) Reset() {
+	*x = SessionOpened{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionOpened) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionOpened) ProtoMessage() {}
+
+func (x *SessionOpened) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionOpened.ProtoReflect.Descriptor instead.
+func (*SessionOpened) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SessionOpened) GetMaxInFlight() uint32 {
+	if x != nil {
+		return x.MaxInFlight
+	}
+	return 0
+}
+
+type SessionAnswer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the call.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*SessionAnswer_Get
+	//	*SessionAnswer_Error
+	Outcome       isSessionAnswer_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SessionAnswer) Reset() {
+	*x = SessionAnswer{}
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionAnswer) ProtoMessage() {}
+
+func (x *SessionAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionAnswer.ProtoReflect.Descriptor instead.
+func (*SessionAnswer) Descriptor() ([]byte, []int) {
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SessionAnswer) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *SessionAnswer) GetOutcome() isSessionAnswer_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *SessionAnswer) GetGet() *GetResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*SessionAnswer_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *SessionAnswer) GetError() *Status {
+	if x != nil {
+		if x, ok := x.Outcome.(*SessionAnswer_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isSessionAnswer_Outcome interface {
+	isSessionAnswer_Outcome()
+}
+
+type SessionAnswer_Get struct {
+	Get *GetResponse `protobuf:"bytes,2,opt,name=get,proto3,oneof"`
+}
+
+type SessionAnswer_Error struct {
+	// The status that a call of its own would have ended with.
+	Error *Status `protobuf:"bytes,3,opt,name=error,proto3,oneof"`
+}
+
+func (*SessionAnswer_Get) isSessionAnswer_Outcome() {}
+
+func (*SessionAnswer_Error) isSessionAnswer_Outcome() {}
+
 type GetRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
@@ -45,7 +388,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[0]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -57,7 +400,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[0]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -70,7 +413,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{0}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetRequest) GetKey() string {
@@ -118,7 +461,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[1]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -130,7 +473,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[1]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -143,7 +486,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{1}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetResponse) GetEntry() *Entry {
@@ -173,7 +516,7 @@ type BatchGetRequest struct {
 
 func (x *BatchGetRequest) Reset() {
 	*x = BatchGetRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[2]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -185,7 +528,7 @@ func (x *BatchGetRequest) String() string {
 func (*BatchGetRequest) ProtoMessage() {}
 
 func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[2]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -198,7 +541,7 @@ func (x *BatchGetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetRequest.ProtoReflect.Descriptor instead.
 func (*BatchGetRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{2}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BatchGetRequest) GetKeys() []string {
@@ -232,7 +575,7 @@ type BatchGetResponse struct {
 
 func (x *BatchGetResponse) Reset() {
 	*x = BatchGetResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[3]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -244,7 +587,7 @@ func (x *BatchGetResponse) String() string {
 func (*BatchGetResponse) ProtoMessage() {}
 
 func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[3]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -257,7 +600,7 @@ func (x *BatchGetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResponse.ProtoReflect.Descriptor instead.
 func (*BatchGetResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{3}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BatchGetResponse) GetResults() []*BatchGetResult {
@@ -282,7 +625,7 @@ type BatchGetResult struct {
 
 func (x *BatchGetResult) Reset() {
 	*x = BatchGetResult{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[4]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -294,7 +637,7 @@ func (x *BatchGetResult) String() string {
 func (*BatchGetResult) ProtoMessage() {}
 
 func (x *BatchGetResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[4]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -307,7 +650,7 @@ func (x *BatchGetResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchGetResult.ProtoReflect.Descriptor instead.
 func (*BatchGetResult) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{4}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BatchGetResult) GetKey() string {
@@ -378,7 +721,7 @@ type Status struct {
 
 func (x *Status) Reset() {
 	*x = Status{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[5]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -390,7 +733,7 @@ func (x *Status) String() string {
 func (*Status) ProtoMessage() {}
 
 func (x *Status) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[5]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -403,7 +746,7 @@ func (x *Status) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Status.ProtoReflect.Descriptor instead.
 func (*Status) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{5}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Status) GetCode() int32 {
@@ -442,7 +785,7 @@ type ListRequest struct {
 
 func (x *ListRequest) Reset() {
 	*x = ListRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[6]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -454,7 +797,7 @@ func (x *ListRequest) String() string {
 func (*ListRequest) ProtoMessage() {}
 
 func (x *ListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[6]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -467,7 +810,7 @@ func (x *ListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRequest.ProtoReflect.Descriptor instead.
 func (*ListRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{6}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListRequest) GetKeyPrefix() string {
@@ -511,7 +854,7 @@ type ListResponse struct {
 
 func (x *ListResponse) Reset() {
 	*x = ListResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[7]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -523,7 +866,7 @@ func (x *ListResponse) String() string {
 func (*ListResponse) ProtoMessage() {}
 
 func (x *ListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[7]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -536,7 +879,7 @@ func (x *ListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResponse.ProtoReflect.Descriptor instead.
 func (*ListResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{7}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListResponse) GetEntries() []*Entry {
@@ -584,7 +927,7 @@ type PutRequest struct {
 
 func (x *PutRequest) Reset() {
 	*x = PutRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[8]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -596,7 +939,7 @@ func (x *PutRequest) String() string {
 func (*PutRequest) ProtoMessage() {}
 
 func (x *PutRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[8]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -609,7 +952,7 @@ func (x *PutRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutRequest.ProtoReflect.Descriptor instead.
 func (*PutRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{8}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PutRequest) GetKey() string {
@@ -681,7 +1024,7 @@ type PutResponse struct {
 
 func (x *PutResponse) Reset() {
 	*x = PutResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[9]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -693,7 +1036,7 @@ func (x *PutResponse) String() string {
 func (*PutResponse) ProtoMessage() {}
 
 func (x *PutResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[9]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -706,7 +1049,7 @@ func (x *PutResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutResponse.ProtoReflect.Descriptor instead.
 func (*PutResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{9}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PutResponse) GetEntry() *Entry {
@@ -738,7 +1081,7 @@ type ReplicaStatus struct {
 
 func (x *ReplicaStatus) Reset() {
 	*x = ReplicaStatus{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +1093,7 @@ func (x *ReplicaStatus) String() string {
 func (*ReplicaStatus) ProtoMessage() {}
 
 func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[10]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +1106,7 @@ func (x *ReplicaStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplicaStatus.ProtoReflect.Descriptor instead.
 func (*ReplicaStatus) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{10}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReplicaStatus) GetReplica() string {
@@ -799,7 +1142,7 @@ type DeleteRequest struct {
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -811,7 +1154,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[11]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -824,7 +1167,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{11}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteRequest) GetKey() string {
@@ -888,7 +1231,7 @@ type DeleteResponse struct {
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -900,7 +1243,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[12]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -913,7 +1256,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{12}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DeleteResponse) GetEntry() *Entry {
@@ -946,7 +1289,7 @@ type RestoreRequest struct {
 
 func (x *RestoreRequest) Reset() {
 	*x = RestoreRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -958,7 +1301,7 @@ func (x *RestoreRequest) String() string {
 func (*RestoreRequest) ProtoMessage() {}
 
 func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[13]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -971,7 +1314,7 @@ func (x *RestoreRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreRequest.ProtoReflect.Descriptor instead.
 func (*RestoreRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{13}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RestoreRequest) GetKey() string {
@@ -1020,7 +1363,7 @@ type RestoreResponse struct {
 
 func (x *RestoreResponse) Reset() {
 	*x = RestoreResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1032,7 +1375,7 @@ func (x *RestoreResponse) String() string {
 func (*RestoreResponse) ProtoMessage() {}
 
 func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[14]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1045,7 +1388,7 @@ func (x *RestoreResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RestoreResponse.ProtoReflect.Descriptor instead.
 func (*RestoreResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{14}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RestoreResponse) GetEntry() *Entry {
@@ -1074,7 +1417,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1086,7 +1429,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[15]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1099,7 +1442,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{15}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HistoryRequest) GetKey() string {
@@ -1140,7 +1483,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1152,7 +1495,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[16]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1165,7 +1508,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{16}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *HistoryResponse) GetEntries() []*Entry {
@@ -1199,7 +1542,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1554,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[17]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1567,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{17}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RollbackRequest) GetKey() string {
@@ -1280,7 +1623,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1635,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[18]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1648,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{18}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RollbackResponse) GetEntry() *Entry {
@@ -1336,7 +1679,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1691,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[19]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1704,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{19}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchRequest) GetKeyPrefix() string {
@@ -1405,7 +1748,7 @@ type WatchResponse struct {
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1417,7 +1760,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[20]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1430,7 +1773,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{20}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *WatchResponse) GetEvent() isWatchResponse_Event {
@@ -1574,7 +1917,7 @@ type WatchSync struct {
 
 func (x *WatchSync) Reset() {
 	*x = WatchSync{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1586,7 +1929,7 @@ func (x *WatchSync) String() string {
 func (*WatchSync) ProtoMessage() {}
 
 func (x *WatchSync) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[21]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1599,7 +1942,7 @@ func (x *WatchSync) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSync.ProtoReflect.Descriptor instead.
 func (*WatchSync) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{21}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{26}
 }
 
 type WatchHeartbeat struct {
@@ -1610,7 +1953,7 @@ type WatchHeartbeat struct {
 
 func (x *WatchHeartbeat) Reset() {
 	*x = WatchHeartbeat{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[22]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1965,7 @@ func (x *WatchHeartbeat) String() string {
 func (*WatchHeartbeat) ProtoMessage() {}
 
 func (x *WatchHeartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[22]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1978,7 @@ func (x *WatchHeartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchHeartbeat.ProtoReflect.Descriptor instead.
 func (*WatchHeartbeat) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{22}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{27}
 }
 
 type WatchGap struct {
@@ -1646,7 +1989,7 @@ type WatchGap struct {
 
 func (x *WatchGap) Reset() {
 	*x = WatchGap{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[23]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +2001,7 @@ func (x *WatchGap) String() string {
 func (*WatchGap) ProtoMessage() {}
 
 func (x *WatchGap) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[23]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +2014,7 @@ func (x *WatchGap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchGap.ProtoReflect.Descriptor instead.
 func (*WatchGap) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{23}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{28}
 }
 
 type WatchSourceDown struct {
@@ -1682,7 +2025,7 @@ type WatchSourceDown struct {
 
 func (x *WatchSourceDown) Reset() {
 	*x = WatchSourceDown{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[24]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1694,7 +2037,7 @@ func (x *WatchSourceDown) String() string {
 func (*WatchSourceDown) ProtoMessage() {}
 
 func (x *WatchSourceDown) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[24]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1707,7 +2050,7 @@ func (x *WatchSourceDown) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSourceDown.ProtoReflect.Descriptor instead.
 func (*WatchSourceDown) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{24}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{29}
 }
 
 type WatchSourceUp struct {
@@ -1718,7 +2061,7 @@ type WatchSourceUp struct {
 
 func (x *WatchSourceUp) Reset() {
 	*x = WatchSourceUp{}
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[25]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2073,7 @@ func (x *WatchSourceUp) String() string {
 func (*WatchSourceUp) ProtoMessage() {}
 
 func (x *WatchSourceUp) ProtoReflect() protoreflect.Message {
-	mi := &file_tagstore_v1_config_service_proto_msgTypes[25]
+	mi := &file_tagstore_v1_config_service_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,14 +2086,35 @@ func (x *WatchSourceUp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchSourceUp.ProtoReflect.Descriptor instead.
 func (*WatchSourceUp) Descriptor() ([]byte, []int) {
-	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{25}
+	return file_tagstore_v1_config_service_proto_rawDescGZIP(), []int{30}
 }
 
 var File_tagstore_v1_config_service_proto protoreflect.FileDescriptor
 
 const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\n" +
-	" tagstore/v1/config_service.proto\x12\vtagstore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17tagstore/v1/entry.proto\"\xd9\x01\n" +
+	" tagstore/v1/config_service.proto\x12\vtagstore.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17tagstore/v1/entry.proto\"X\n" +
+	"\x0eSessionRequest\x12.\n" +
+	"\x05calls\x18\x01 \x03(\v2\x18.tagstore.v1.SessionCallR\x05calls\x12\x16\n" +
+	"\x06cancel\x18\x02 \x03(\x04R\x06cancel\"\x93\x01\n" +
+	"\vSessionCall\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
+	"\n" +
+	"timeout_us\x18\x02 \x01(\x04R\ttimeoutUs\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\x12+\n" +
+	"\x03get\x18\x04 \x01(\v2\x17.tagstore.v1.GetRequestH\x00R\x03getB\t\n" +
+	"\arequest\"{\n" +
+	"\x0fSessionResponse\x122\n" +
+	"\x06opened\x18\x01 \x01(\v2\x1a.tagstore.v1.SessionOpenedR\x06opened\x124\n" +
+	"\aanswers\x18\x02 \x03(\v2\x1a.tagstore.v1.SessionAnswerR\aanswers\"3\n" +
+	"\rSessionOpened\x12\"\n" +
+	"\rmax_in_flight\x18\x01 \x01(\rR\vmaxInFlight\"\x85\x01\n" +
+	"\rSessionAnswer\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12,\n" +
+	"\x03get\x18\x02 \x01(\v2\x18.tagstore.v1.GetResponseH\x00R\x03get\x12+\n" +
+	"\x05error\x18\x03 \x01(\v2\x13.tagstore.v1.StatusH\x00R\x05errorB\t\n" +
+	"\aoutcome\"\xd9\x01\n" +
 	"\n" +
 	"GetRequest\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x18\n" +
@@ -1873,7 +2237,7 @@ const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\n" +
 	"\bWatchGap\"\x11\n" +
 	"\x0fWatchSourceDown\"\x0f\n" +
-	"\rWatchSourceUp2\xe3\x04\n" +
+	"\rWatchSourceUp2\xad\x05\n" +
 	"\rConfigService\x128\n" +
 	"\x03Get\x12\x17.tagstore.v1.GetRequest\x1a\x18.tagstore.v1.GetResponse\x12G\n" +
 	"\bBatchGet\x12\x1c.tagstore.v1.BatchGetRequest\x1a\x1d.tagstore.v1.BatchGetResponse\x12;\n" +
@@ -1883,7 +2247,8 @@ const file_tagstore_v1_config_service_proto_rawDesc = "" +
 	"\aRestore\x12\x1b.tagstore.v1.RestoreRequest\x1a\x1c.tagstore.v1.RestoreResponse\x12D\n" +
 	"\aHistory\x12\x1b.tagstore.v1.HistoryRequest\x1a\x1c.tagstore.v1.HistoryResponse\x12G\n" +
 	"\bRollback\x12\x1c.tagstore.v1.RollbackRequest\x1a\x1d.tagstore.v1.RollbackResponse\x12@\n" +
-	"\x05Watch\x12\x19.tagstore.v1.WatchRequest\x1a\x1a.tagstore.v1.WatchResponse0\x01B>Z<github.com/tagstore/tagstore/core/gen/tagstore/v1;tagstorev1b\x06proto3"
+	"\x05Watch\x12\x19.tagstore.v1.WatchRequest\x1a\x1a.tagstore.v1.WatchResponse0\x01\x12H\n" +
+	"\aSession\x12\x1b.tagstore.v1.SessionRequest\x1a\x1c.tagstore.v1.SessionResponse(\x010\x01B>Z<github.com/tagstore/tagstore/core/gen/tagstore/v1;tagstorev1b\x06proto3"
 
 var (
 	file_tagstore_v1_config_service_proto_rawDescOnce sync.Once
@@ -1897,91 +2262,104 @@ func file_tagstore_v1_config_service_proto_rawDescGZIP() []byte {
 	return file_tagstore_v1_config_service_proto_rawDescData
 }
 
-var file_tagstore_v1_config_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_tagstore_v1_config_service_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_tagstore_v1_config_service_proto_goTypes = []any{
-	(*GetRequest)(nil),          // 0: tagstore.v1.GetRequest
-	(*GetResponse)(nil),         // 1: tagstore.v1.GetResponse
-	(*BatchGetRequest)(nil),     // 2: tagstore.v1.BatchGetRequest
-	(*BatchGetResponse)(nil),    // 3: tagstore.v1.BatchGetResponse
-	(*BatchGetResult)(nil),      // 4: tagstore.v1.BatchGetResult
-	(*Status)(nil),              // 5: tagstore.v1.Status
-	(*ListRequest)(nil),         // 6: tagstore.v1.ListRequest
-	(*ListResponse)(nil),        // 7: tagstore.v1.ListResponse
-	(*PutRequest)(nil),          // 8: tagstore.v1.PutRequest
-	(*PutResponse)(nil),         // 9: tagstore.v1.PutResponse
-	(*ReplicaStatus)(nil),       // 10: tagstore.v1.ReplicaStatus
-	(*DeleteRequest)(nil),       // 11: tagstore.v1.DeleteRequest
-	(*DeleteResponse)(nil),      // 12: tagstore.v1.DeleteResponse
-	(*RestoreRequest)(nil),      // 13: tagstore.v1.RestoreRequest
-	(*RestoreResponse)(nil),     // 14: tagstore.v1.RestoreResponse
-	(*HistoryRequest)(nil),      // 15: tagstore.v1.HistoryRequest
-	(*HistoryResponse)(nil),     // 16: tagstore.v1.HistoryResponse
-	(*RollbackRequest)(nil),     // 17: tagstore.v1.RollbackRequest
-	(*RollbackResponse)(nil),    // 18: tagstore.v1.RollbackResponse
-	(*WatchRequest)(nil),        // 19: tagstore.v1.WatchRequest
-	(*WatchResponse)(nil),       // 20: tagstore.v1.WatchResponse
-	(*WatchSync)(nil),           // 21: tagstore.v1.WatchSync
-	(*WatchHeartbeat)(nil),      // 22: tagstore.v1.WatchHeartbeat
-	(*WatchGap)(nil),            // 23: tagstore.v1.WatchGap
-	(*WatchSourceDown)(nil),     // 24: tagstore.v1.WatchSourceDown
-	(*WatchSourceUp)(nil),       // 25: tagstore.v1.WatchSourceUp
-	(*durationpb.Duration)(nil), // 26: google.protobuf.Duration
-	(*Entry)(nil),               // 27: tagstore.v1.Entry
-	(*Freshness)(nil),           // 28: tagstore.v1.Freshness
-	(*anypb.Any)(nil),           // 29: google.protobuf.Any
+	(*SessionRequest)(nil),      // 0: tagstore.v1.SessionRequest
+	(*SessionCall)(nil),         // 1: tagstore.v1.SessionCall
+	(*SessionResponse)(nil),     // 2: tagstore.v1.SessionResponse
+	(*SessionOpened)(nil),       // 3: tagstore.v1.SessionOpened
+	(*SessionAnswer)(nil),       // 4: tagstore.v1.SessionAnswer
+	(*GetRequest)(nil),          // 5: tagstore.v1.GetRequest
+	(*GetResponse)(nil),         // 6: tagstore.v1.GetResponse
+	(*BatchGetRequest)(nil),     // 7: tagstore.v1.BatchGetRequest
+	(*BatchGetResponse)(nil),    // 8: tagstore.v1.BatchGetResponse
+	(*BatchGetResult)(nil),      // 9: tagstore.v1.BatchGetResult
+	(*Status)(nil),              // 10: tagstore.v1.Status
+	(*ListRequest)(nil),         // 11: tagstore.v1.ListRequest
+	(*ListResponse)(nil),        // 12: tagstore.v1.ListResponse
+	(*PutRequest)(nil),          // 13: tagstore.v1.PutRequest
+	(*PutResponse)(nil),         // 14: tagstore.v1.PutResponse
+	(*ReplicaStatus)(nil),       // 15: tagstore.v1.ReplicaStatus
+	(*DeleteRequest)(nil),       // 16: tagstore.v1.DeleteRequest
+	(*DeleteResponse)(nil),      // 17: tagstore.v1.DeleteResponse
+	(*RestoreRequest)(nil),      // 18: tagstore.v1.RestoreRequest
+	(*RestoreResponse)(nil),     // 19: tagstore.v1.RestoreResponse
+	(*HistoryRequest)(nil),      // 20: tagstore.v1.HistoryRequest
+	(*HistoryResponse)(nil),     // 21: tagstore.v1.HistoryResponse
+	(*RollbackRequest)(nil),     // 22: tagstore.v1.RollbackRequest
+	(*RollbackResponse)(nil),    // 23: tagstore.v1.RollbackResponse
+	(*WatchRequest)(nil),        // 24: tagstore.v1.WatchRequest
+	(*WatchResponse)(nil),       // 25: tagstore.v1.WatchResponse
+	(*WatchSync)(nil),           // 26: tagstore.v1.WatchSync
+	(*WatchHeartbeat)(nil),      // 27: tagstore.v1.WatchHeartbeat
+	(*WatchGap)(nil),            // 28: tagstore.v1.WatchGap
+	(*WatchSourceDown)(nil),     // 29: tagstore.v1.WatchSourceDown
+	(*WatchSourceUp)(nil),       // 30: tagstore.v1.WatchSourceUp
+	(*durationpb.Duration)(nil), // 31: google.protobuf.Duration
+	(*Entry)(nil),               // 32: tagstore.v1.Entry
+	(*Freshness)(nil),           // 33: tagstore.v1.Freshness
+	(*anypb.Any)(nil),           // 34: google.protobuf.Any
 }
 var file_tagstore_v1_config_service_proto_depIdxs = []int32{
-	26, // 0: tagstore.v1.GetRequest.max_staleness:type_name -> google.protobuf.Duration
-	27, // 1: tagstore.v1.GetResponse.entry:type_name -> tagstore.v1.Entry
-	28, // 2: tagstore.v1.GetResponse.freshness:type_name -> tagstore.v1.Freshness
-	26, // 3: tagstore.v1.BatchGetRequest.max_staleness:type_name -> google.protobuf.Duration
-	4,  // 4: tagstore.v1.BatchGetResponse.results:type_name -> tagstore.v1.BatchGetResult
-	27, // 5: tagstore.v1.BatchGetResult.entry:type_name -> tagstore.v1.Entry
-	5,  // 6: tagstore.v1.BatchGetResult.error:type_name -> tagstore.v1.Status
-	28, // 7: tagstore.v1.BatchGetResult.freshness:type_name -> tagstore.v1.Freshness
-	29, // 8: tagstore.v1.Status.details:type_name -> google.protobuf.Any
-	27, // 9: tagstore.v1.ListResponse.entries:type_name -> tagstore.v1.Entry
-	28, // 10: tagstore.v1.ListResponse.freshness:type_name -> tagstore.v1.Freshness
-	27, // 11: tagstore.v1.PutResponse.entry:type_name -> tagstore.v1.Entry
-	10, // 12: tagstore.v1.PutResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
-	5,  // 13: tagstore.v1.ReplicaStatus.error:type_name -> tagstore.v1.Status
-	27, // 14: tagstore.v1.DeleteResponse.entry:type_name -> tagstore.v1.Entry
-	10, // 15: tagstore.v1.DeleteResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
-	27, // 16: tagstore.v1.RestoreResponse.entry:type_name -> tagstore.v1.Entry
-	10, // 17: tagstore.v1.RestoreResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
-	27, // 18: tagstore.v1.HistoryResponse.entries:type_name -> tagstore.v1.Entry
-	27, // 19: tagstore.v1.RollbackResponse.entry:type_name -> tagstore.v1.Entry
-	10, // 20: tagstore.v1.RollbackResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
-	27, // 21: tagstore.v1.WatchResponse.put:type_name -> tagstore.v1.Entry
-	27, // 22: tagstore.v1.WatchResponse.delete:type_name -> tagstore.v1.Entry
-	21, // 23: tagstore.v1.WatchResponse.sync:type_name -> tagstore.v1.WatchSync
-	22, // 24: tagstore.v1.WatchResponse.heartbeat:type_name -> tagstore.v1.WatchHeartbeat
-	23, // 25: tagstore.v1.WatchResponse.gap:type_name -> tagstore.v1.WatchGap
-	24, // 26: tagstore.v1.WatchResponse.source_down:type_name -> tagstore.v1.WatchSourceDown
-	25, // 27: tagstore.v1.WatchResponse.source_up:type_name -> tagstore.v1.WatchSourceUp
-	0,  // 28: tagstore.v1.ConfigService.Get:input_type -> tagstore.v1.GetRequest
-	2,  // 29: tagstore.v1.ConfigService.BatchGet:input_type -> tagstore.v1.BatchGetRequest
-	6,  // 30: tagstore.v1.ConfigService.List:input_type -> tagstore.v1.ListRequest
-	8,  // 31: tagstore.v1.ConfigService.Put:input_type -> tagstore.v1.PutRequest
-	11, // 32: tagstore.v1.ConfigService.Delete:input_type -> tagstore.v1.DeleteRequest
-	13, // 33: tagstore.v1.ConfigService.Restore:input_type -> tagstore.v1.RestoreRequest
-	15, // 34: tagstore.v1.ConfigService.History:input_type -> tagstore.v1.HistoryRequest
-	17, // 35: tagstore.v1.ConfigService.Rollback:input_type -> tagstore.v1.RollbackRequest
-	19, // 36: tagstore.v1.ConfigService.Watch:input_type -> tagstore.v1.WatchRequest
-	1,  // 37: tagstore.v1.ConfigService.Get:output_type -> tagstore.v1.GetResponse
-	3,  // 38: tagstore.v1.ConfigService.BatchGet:output_type -> tagstore.v1.BatchGetResponse
-	7,  // 39: tagstore.v1.ConfigService.List:output_type -> tagstore.v1.ListResponse
-	9,  // 40: tagstore.v1.ConfigService.Put:output_type -> tagstore.v1.PutResponse
-	12, // 41: tagstore.v1.ConfigService.Delete:output_type -> tagstore.v1.DeleteResponse
-	14, // 42: tagstore.v1.ConfigService.Restore:output_type -> tagstore.v1.RestoreResponse
-	16, // 43: tagstore.v1.ConfigService.History:output_type -> tagstore.v1.HistoryResponse
-	18, // 44: tagstore.v1.ConfigService.Rollback:output_type -> tagstore.v1.RollbackResponse
-	20, // 45: tagstore.v1.ConfigService.Watch:output_type -> tagstore.v1.WatchResponse
-	37, // [37:46] is the sub-list for method output_type
-	28, // [28:37] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	1,  // 0: tagstore.v1.SessionRequest.calls:type_name -> tagstore.v1.SessionCall
+	5,  // 1: tagstore.v1.SessionCall.get:type_name -> tagstore.v1.GetRequest
+	3,  // 2: tagstore.v1.SessionResponse.opened:type_name -> tagstore.v1.SessionOpened
+	4,  // 3: tagstore.v1.SessionResponse.answers:type_name -> tagstore.v1.SessionAnswer
+	6,  // 4: tagstore.v1.SessionAnswer.get:type_name -> tagstore.v1.GetResponse
+	10, // 5: tagstore.v1.SessionAnswer.error:type_name -> tagstore.v1.Status
+	31, // 6: tagstore.v1.GetRequest.max_staleness:type_name -> google.protobuf.Duration
+	32, // 7: tagstore.v1.GetResponse.entry:type_name -> tagstore.v1.Entry
+	33, // 8: tagstore.v1.GetResponse.freshness:type_name -> tagstore.v1.Freshness
+	31, // 9: tagstore.v1.BatchGetRequest.max_staleness:type_name -> google.protobuf.Duration
+	9,  // 10: tagstore.v1.BatchGetResponse.results:type_name -> tagstore.v1.BatchGetResult
+	32, // 11: tagstore.v1.BatchGetResult.entry:type_name -> tagstore.v1.Entry
+	10, // 12: tagstore.v1.BatchGetResult.error:type_name -> tagstore.v1.Status
+	33, // 13: tagstore.v1.BatchGetResult.freshness:type_name -> tagstore.v1.Freshness
+	34, // 14: tagstore.v1.Status.details:type_name -> google.protobuf.Any
+	32, // 15: tagstore.v1.ListResponse.entries:type_name -> tagstore.v1.Entry
+	33, // 16: tagstore.v1.ListResponse.freshness:type_name -> tagstore.v1.Freshness
+	32, // 17: tagstore.v1.PutResponse.entry:type_name -> tagstore.v1.Entry
+	15, // 18: tagstore.v1.PutResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	10, // 19: tagstore.v1.ReplicaStatus.error:type_name -> tagstore.v1.Status
+	32, // 20: tagstore.v1.DeleteResponse.entry:type_name -> tagstore.v1.Entry
+	15, // 21: tagstore.v1.DeleteResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	32, // 22: tagstore.v1.RestoreResponse.entry:type_name -> tagstore.v1.Entry
+	15, // 23: tagstore.v1.RestoreResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	32, // 24: tagstore.v1.HistoryResponse.entries:type_name -> tagstore.v1.Entry
+	32, // 25: tagstore.v1.RollbackResponse.entry:type_name -> tagstore.v1.Entry
+	15, // 26: tagstore.v1.RollbackResponse.replicas:type_name -> tagstore.v1.ReplicaStatus
+	32, // 27: tagstore.v1.WatchResponse.put:type_name -> tagstore.v1.Entry
+	32, // 28: tagstore.v1.WatchResponse.delete:type_name -> tagstore.v1.Entry
+	26, // 29: tagstore.v1.WatchResponse.sync:type_name -> tagstore.v1.WatchSync
+	27, // 30: tagstore.v1.WatchResponse.heartbeat:type_name -> tagstore.v1.WatchHeartbeat
+	28, // 31: tagstore.v1.WatchResponse.gap:type_name -> tagstore.v1.WatchGap
+	29, // 32: tagstore.v1.WatchResponse.source_down:type_name -> tagstore.v1.WatchSourceDown
+	30, // 33: tagstore.v1.WatchResponse.source_up:type_name -> tagstore.v1.WatchSourceUp
+	5,  // 34: tagstore.v1.ConfigService.Get:input_type -> tagstore.v1.GetRequest
+	7,  // 35: tagstore.v1.ConfigService.BatchGet:input_type -> tagstore.v1.BatchGetRequest
+	11, // 36: tagstore.v1.ConfigService.List:input_type -> tagstore.v1.ListRequest
+	13, // 37: tagstore.v1.ConfigService.Put:input_type -> tagstore.v1.PutRequest
+	16, // 38: tagstore.v1.ConfigService.Delete:input_type -> tagstore.v1.DeleteRequest
+	18, // 39: tagstore.v1.ConfigService.Restore:input_type -> tagstore.v1.RestoreRequest
+	20, // 40: tagstore.v1.ConfigService.History:input_type -> tagstore.v1.HistoryRequest
+	22, // 41: tagstore.v1.ConfigService.Rollback:input_type -> tagstore.v1.RollbackRequest
+	24, // 42: tagstore.v1.ConfigService.Watch:input_type -> tagstore.v1.WatchRequest
+	0,  // 43: tagstore.v1.ConfigService.Session:input_type -> tagstore.v1.SessionRequest
+	6,  // 44: tagstore.v1.ConfigService.Get:output_type -> tagstore.v1.GetResponse
+	8,  // 45: tagstore.v1.ConfigService.BatchGet:output_type -> tagstore.v1.BatchGetResponse
+	12, // 46: tagstore.v1.ConfigService.List:output_type -> tagstore.v1.ListResponse
+	14, // 47: tagstore.v1.ConfigService.Put:output_type -> tagstore.v1.PutResponse
+	17, // 48: tagstore.v1.ConfigService.Delete:output_type -> tagstore.v1.DeleteResponse
+	19, // 49: tagstore.v1.ConfigService.Restore:output_type -> tagstore.v1.RestoreResponse
+	21, // 50: tagstore.v1.ConfigService.History:output_type -> tagstore.v1.HistoryResponse
+	23, // 51: tagstore.v1.ConfigService.Rollback:output_type -> tagstore.v1.RollbackResponse
+	25, // 52: tagstore.v1.ConfigService.Watch:output_type -> tagstore.v1.WatchResponse
+	2,  // 53: tagstore.v1.ConfigService.Session:output_type -> tagstore.v1.SessionResponse
+	44, // [44:54] is the sub-list for method output_type
+	34, // [34:44] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_tagstore_v1_config_service_proto_init() }
@@ -1990,16 +2368,23 @@ func file_tagstore_v1_config_service_proto_init() {
 		return
 	}
 	file_tagstore_v1_entry_proto_init()
-	file_tagstore_v1_config_service_proto_msgTypes[0].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[1].OneofWrappers = []any{
+		(*SessionCall_Get)(nil),
+	}
 	file_tagstore_v1_config_service_proto_msgTypes[4].OneofWrappers = []any{
+		(*SessionAnswer_Get)(nil),
+		(*SessionAnswer_Error)(nil),
+	}
+	file_tagstore_v1_config_service_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[9].OneofWrappers = []any{
 		(*BatchGetResult_Entry)(nil),
 		(*BatchGetResult_Error)(nil),
 	}
-	file_tagstore_v1_config_service_proto_msgTypes[8].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[11].OneofWrappers = []any{}
 	file_tagstore_v1_config_service_proto_msgTypes[13].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[17].OneofWrappers = []any{}
-	file_tagstore_v1_config_service_proto_msgTypes[20].OneofWrappers = []any{
+	file_tagstore_v1_config_service_proto_msgTypes[16].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[18].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[22].OneofWrappers = []any{}
+	file_tagstore_v1_config_service_proto_msgTypes[25].OneofWrappers = []any{
 		(*WatchResponse_Put)(nil),
 		(*WatchResponse_Delete)(nil),
 		(*WatchResponse_Sync)(nil),
@@ -2014,7 +2399,7 @@ func file_tagstore_v1_config_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tagstore_v1_config_service_proto_rawDesc), len(file_tagstore_v1_config_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	ConfigService_History_FullMethodName  = "/tagstore.v1.ConfigService/History"
 	ConfigService_Rollback_FullMethodName = "/tagstore.v1.ConfigService/Rollback"
 	ConfigService_Watch_FullMethodName    = "/tagstore.v1.ConfigService/Watch"
+	ConfigService_Session_FullMethodName  = "/tagstore.v1.ConfigService/Session"
 )
 
 // ConfigServiceClient is the client API for ConfigService service.
@@ -67,6 +68,20 @@ type ConfigServiceClient interface {
 	// replica can not go on from exactly is answered with a gap, and then all of
 	// it anew. The stream ends with UNAUTHENTICATED when the token expires.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
+	// Session carries many reads over one stream, for clients that ask much: what
+	// HTTP/2 takes for a call, and the token in it, are paid once. Each call in it
+	// is let in, bounded, answered, logged and counted as one of its own would be.
+	// The first response says how many calls the client may have begun that are
+	// not answered; before it has come, that is 16. Every call is answered once, in
+	// any order.
+	//
+	// A client that sends no more, as HTTP/2 has it, gets the answers that are left
+	// and then OK. When the token expires, or its key is taken back, the stream
+	// ends with UNAUTHENTICATED, when the server shuts down with UNAVAILABLE: in
+	// both cases behind the answers of the calls that it had begun. A call without
+	// an answer on a stream that has ended may be made again, with another token
+	// or at another replica.
+	Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error)
 }
 
 type configServiceClient struct {
@@ -176,6 +191,19 @@ func (c *configServiceClient) Watch(ctx context.Context, in *WatchRequest, opts 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ConfigService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
 
+func (c *configServiceClient) Session(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[SessionRequest, SessionResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &ConfigService_ServiceDesc.Streams[1], ConfigService_Session_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SessionRequest, SessionResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ConfigService_SessionClient = grpc.BidiStreamingClient[SessionRequest, SessionResponse]
+
 // ConfigServiceServer is the server API for ConfigService service.
 // All implementations must embed UnimplementedConfigServiceServer
 // for forward compatibility.
@@ -213,6 +241,20 @@ type ConfigServiceServer interface {
 	// replica can not go on from exactly is answered with a gap, and then all of
 	// it anew. The stream ends with UNAUTHENTICATED when the token expires.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
+	// Session carries many reads over one stream, for clients that ask much: what
+	// HTTP/2 takes for a call, and the token in it, are paid once. Each call in it
+	// is let in, bounded, answered, logged and counted as one of its own would be.
+	// The first response says how many calls the client may have begun that are
+	// not answered; before it has come, that is 16. Every call is answered once, in
+	// any order.
+	//
+	// A client that sends no more, as HTTP/2 has it, gets the answers that are left
+	// and then OK. When the token expires, or its key is taken back, the stream
+	// ends with UNAUTHENTICATED, when the server shuts down with UNAVAILABLE: in
+	// both cases behind the answers of the calls that it had begun. A call without
+	// an answer on a stream that has ended may be made again, with another token
+	// or at another replica.
+	Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error
 	mustEmbedUnimplementedConfigServiceServer()
 }
 
@@ -249,6 +291,9 @@ func (UnimplementedConfigServiceServer) Rollback(context.Context, *RollbackReque
 }
 func (UnimplementedConfigServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
 	return status.Error(codes.Unimplemented, "method Watch not implemented")
+}
+func (UnimplementedConfigServiceServer) Session(grpc.BidiStreamingServer[SessionRequest, SessionResponse]) error {
+	return status.Error(codes.Unimplemented, "method Session not implemented")
 }
 func (UnimplementedConfigServiceServer) mustEmbedUnimplementedConfigServiceServer() {}
 func (UnimplementedConfigServiceServer) testEmbeddedByValue()                       {}
@@ -426,6 +471,13 @@ func _ConfigService_Watch_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type ConfigService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
 
+func _ConfigService_Session_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(ConfigServiceServer).Session(&grpc.GenericServerStream[SessionRequest, SessionResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type ConfigService_SessionServer = grpc.BidiStreamingServer[SessionRequest, SessionResponse]
+
 // ConfigService_ServiceDesc is the grpc.ServiceDesc for ConfigService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -471,6 +523,12 @@ var ConfigService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Watch",
 			Handler:       _ConfigService_Watch_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Session",
+			Handler:       _ConfigService_Session_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "tagstore/v1/config_service.proto",

@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/metadata"
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
@@ -35,8 +37,12 @@ type options struct {
 	OnOpen string `json:"on_open"`
 	// Puts is a file that gets a line for each Put that arrives: its message.
 	Puts string `json:"puts"`
+	// Seed is how many keys, "seed/0" and so on, the store has from the start.
+	Seed int `json:"seed"`
 	// Bare serves the required methods only.
 	Bare bool `json:"bare"`
+	// Lock is a file that one plugin may have at a time.
+	Lock string `json:"lock"`
 }
 
 func main() {
@@ -58,6 +64,9 @@ func misbehave(how string) {
 	case "garbage":
 		fmt.Fprintln(os.Stdout, "hello, here I am")
 		select {}
+	case "parts": // a handshake line that lacks its first field
+		fmt.Fprintf(os.Stdout, "1|unix|%s/x|grpc|\n", os.Getenv("PLUGIN_UNIX_SOCKET_DIR"))
+		select {}
 	case "flood":
 		_, _ = os.Stdout.Write(bytes.Repeat([]byte("x"), 1<<20))
 		select {}
@@ -74,6 +83,21 @@ func misbehave(how string) {
 		_ = syscall.Listen(fd, 5)
 		fmt.Fprintf(os.Stdout, "1|1|unix|%s|grpc\n", path)
 		select {}
+	case "borrowed": // a handshake with the socket of somebody else
+		path := filepath.Join(os.Getenv("PLUGIN_UNIX_SOCKET_DIR"), "borrowed")
+		_ = os.Symlink(os.Args[2], path)
+		fmt.Fprintf(os.Stdout, "1|1|unix|%s|grpc\n", path)
+		select {}
+	case "brief": // a handshake, and the end
+		fmt.Fprintf(os.Stdout, "1|1|unix|%s/x|grpc\n", os.Getenv("PLUGIN_UNIX_SOCKET_DIR"))
+		os.Exit(4)
+	case "greedy": // raises its limit of open files, as far as it may, for as long as it starts
+		for range 50 {
+			_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 4096, Max: 4096})
+			time.Sleep(time.Millisecond) //nolint:forbidigo // not a test: its host is at work meanwhile
+		}
+	case "no-signal": // as where the kernel sends none when the host dies
+		outliveParent()
 	case "panic-line": // a line that go-plugin's own parser panics on
 		fmt.Fprintln(os.Stderr, `{"@message":1,"@level":2,"@timestamp":3}`)
 	default:
@@ -91,8 +115,37 @@ func open(ctx context.Context, o options) (driver.Backend, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
+	if o.Lock != "" {
+		// The descriptor is the process's for as long as it lives.
+		fd, err := syscall.Open(o.Lock, syscall.O_CREAT|syscall.O_RDWR|syscall.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		if err := syscall.Flock(fd, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			return nil, config.Errorf(config.FailedPrecondition, "another process has the store")
+		}
+		if o.OnOpen == "exit-after-lock" {
+			os.Exit(4)
+		}
+	}
 	slog.Info("opened", "puts", o.Puts)
+	if o.Puts != "" {
+		appendLine(o.Puts+"opened", strings.Join(metadata.ValueFromIncomingContext(ctx, "x-tagstore-instance"), " "))
+	}
 	b := &backend{Backend: memdriver.New(), puts: o.Puts}
+	tenant, err := config.ParseTenant("acme-corp")
+	if err != nil {
+		return nil, err
+	}
+	for i := range o.Seed {
+		key, err := config.ParseKey(fmt.Sprintf("seed/%d", i))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := b.Backend.Put(ctx, driver.PutRequest{ID: config.ID{Tenant: tenant, Key: key}, Value: []byte("v")}); err != nil {
+			return nil, err
+		}
+	}
 	if o.Bare {
 		return struct{ driver.Backend }{b}, nil
 	}
@@ -165,6 +218,19 @@ func (b *backend) probe(ctx context.Context, probe string) ([]byte, error) {
 		return []byte("not yours"), nil
 	case "env":
 		return json.Marshal(os.Environ())
+	case "parent": // what is to be had of the host's secrets
+		var out []string
+		for _, name := range []string{"environ", "mem", "maps"} {
+			f, err := os.Open(fmt.Sprintf("/proc/%d/%s", os.Getppid(), name))
+			if err == nil {
+				_, err = f.Read(make([]byte, 1))
+				f.Close()
+			}
+			out = append(out, fmt.Sprintf("%s: %v", name, errors.Unwrap(err)))
+		}
+		return []byte(strings.Join(out, "\n")), nil
+	case "args":
+		return json.Marshal(os.Args)
 	case "pid":
 		return strconv.AppendInt(nil, int64(os.Getpid()), 10), nil
 	case "pgid":
@@ -178,6 +244,8 @@ func (b *backend) probe(ctx context.Context, probe string) ([]byte, error) {
 	case "deadline":
 		at, ok := ctx.Deadline()
 		return fmt.Appendf(nil, "%v %d", ok, time.Until(at).Milliseconds()), nil
+	case "instance":
+		return []byte(strings.Join(metadata.ValueFromIncomingContext(ctx, "x-tagstore-instance"), " ")), nil
 	case "trace":
 		in := trace.SpanContextFromContext(ctx)
 		return []byte(in.TraceID().String() + " " + in.SpanID().String()), nil
@@ -223,7 +291,30 @@ func (b *backend) Put(ctx context.Context, r driver.PutRequest) (config.Entry, e
 		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		select {}
 	}
+	if r.ID.Key.String() == "probe/die-once" && b.first("died") {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
 	return b.Backend.Put(ctx, r)
+}
+
+func (b *backend) Delete(ctx context.Context, r driver.DeleteRequest) (config.Entry, error) {
+	appendLine(b.puts, r.Message)
+	if r.ID.Key.String() == "probe/die" {
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+	return b.Backend.Delete(ctx, r)
+}
+
+// first reports whether no process of these marks came here before.
+func (b *backend) first(what string) bool {
+	f, err := os.OpenFile(b.puts+what, os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return false
+	}
+	f.Close()
+	return true
 }
 
 // mark tells a test that a call has arrived.

@@ -1,6 +1,7 @@
 // Raw is a plugin without go-plugin, as one in another language would be: a
 // handshake line, a health service and the backend service, and neither
-// limits nor manners.
+// limits nor manners. Its argument, if any, says what it does not serve, or how it
+// exchanges.
 package main
 
 import (
@@ -25,14 +26,45 @@ func main() {
 		panic(err)
 	}
 	s := grpc.NewServer()
+	hangUp = func() { // what breaks every connection and leaves the process
+		for _, c := range connections {
+			c.Close()
+		}
+	}
+	without := ""
+	if len(os.Args) > 1 {
+		without = os.Args[1]
+	}
 	h := health.NewServer()
-	h.SetServingStatus("plugin", healthpb.HealthCheckResponse_SERVING)
-	healthpb.RegisterHealthServer(s, h)
-	backendv1.RegisterBackendServiceServer(s, &server{})
+	if without != "status" {
+		h.SetServingStatus("plugin", healthpb.HealthCheckResponse_SERVING)
+	}
+	if without != "health" {
+		healthpb.RegisterHealthServer(s, h)
+	}
+	if without != "backend" {
+		backendv1.RegisterBackendServiceServer(s, &server{})
+	}
 	fmt.Printf("1|1|unix|%s|grpc\n", listener.Addr())
-	if err := s.Serve(listener); err != nil {
+	if err := s.Serve(&noting{Listener: listener}); err != nil {
 		panic(err)
 	}
+}
+
+var (
+	connections []net.Conn
+	hangUp      func()
+)
+
+// noting keeps the connections that it accepts.
+type noting struct{ net.Listener }
+
+func (n *noting) Accept() (net.Conn, error) {
+	c, err := n.Listener.Accept()
+	if err == nil {
+		connections = append(connections, c)
+	}
+	return c, err
 }
 
 type server struct {
@@ -40,7 +72,38 @@ type server struct {
 }
 
 func (*server) Describe(context.Context, *backendv1.DescribeRequest) (*backendv1.DescribeResponse, error) {
-	return &backendv1.DescribeResponse{Name: "raw", Version: "0", Capabilities: &backendv1.Capabilities{Batch: true, Watch: true}}, nil
+	r := &backendv1.DescribeResponse{Name: "raw", Version: "0", Capabilities: &backendv1.Capabilities{Batch: true, Watch: true}}
+	if len(os.Args) > 1 {
+		r.Features = []string{"exchange", "what-no-host-knows"}
+	}
+	return r, nil
+}
+
+func (s *server) Exchange(stream grpc.BidiStreamingServer[backendv1.ExchangeRequest, backendv1.ExchangeResponse]) error {
+	if len(os.Args) < 2 || os.Args[1] == "unimplemented" {
+		return s.UnimplementedBackendServiceServer.Exchange(stream)
+	}
+	req, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	answer := &backendv1.ExchangeResponse{Id: req.GetId()}
+	switch os.Args[1] {
+	case "mute":
+		<-stream.Context().Done()
+		return stream.Context().Err()
+	case "end":
+		return nil
+	case "exit":
+		os.Exit(3)
+	case "id":
+		answer.Id++
+	case "kind":
+		answer.Outcome = &backendv1.ExchangeResponse_Ping{}
+	case "nobody":
+		answer.Outcome = &backendv1.ExchangeResponse_Describe{}
+	}
+	return stream.Send(answer)
 }
 
 func (*server) Configure(context.Context, *backendv1.ConfigureRequest) (*backendv1.ConfigureResponse, error) {
@@ -52,6 +115,8 @@ func (*server) Get(_ context.Context, r *backendv1.GetRequest) (*backendv1.GetRe
 	switch r.GetId().GetKey() {
 	case "huge":
 		e.Value = make([]byte, 20<<20)
+	case "hang-up":
+		hangUp()
 	case "nothing":
 		e = nil
 	case "bad-id":

@@ -13,6 +13,7 @@ import (
 	v1 "github.com/tagstore/tagstore/core/internal/gen/tagstore/error/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	anypb "google.golang.org/protobuf/types/known/anypb"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
@@ -361,8 +362,14 @@ type DescribeResponse struct {
 	// With idempotent: how long keys are kept.
 	IdempotencyWindow *durationpb.Duration `protobuf:"bytes,5,opt,name=idempotency_window,json=idempotencyWindow,proto3" json:"idempotency_window,omitempty"`
 	Caveats           *Caveats             `protobuf:"bytes,6,opt,name=caveats,proto3" json:"caveats,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// A JSON Schema of the options that Configure takes, empty if the plugin has
+	// none. It does not depend on Configure.
+	OptionsSchema []byte `protobuf:"bytes,7,opt,name=options_schema,json=optionsSchema,proto3" json:"options_schema,omitempty"`
+	// What the plugin's end of the protocol can do beyond version and minor, such
+	// as "exchange". A host ignores those that it does not know.
+	Features      []string `protobuf:"bytes,8,rep,name=features,proto3" json:"features,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescribeResponse) Reset() {
@@ -433,6 +440,20 @@ func (x *DescribeResponse) GetIdempotencyWindow() *durationpb.Duration {
 func (x *DescribeResponse) GetCaveats() *Caveats {
 	if x != nil {
 		return x.Caveats
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetOptionsSchema() []byte {
+	if x != nil {
+		return x.OptionsSchema
+	}
+	return nil
+}
+
+func (x *DescribeResponse) GetFeatures() []string {
+	if x != nil {
+		return x.Features
 	}
 	return nil
 }
@@ -1871,11 +1892,583 @@ func (x *SizeResponse) GetChanges() int64 {
 	return 0
 }
 
+type ExchangeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Goes up by at least one from each request of a stream to the next.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The time that is left until the deadline, in microseconds. 0: there is none.
+	TimeoutUs uint64 `protobuf:"varint,2,opt,name=timeout_us,json=timeoutUs,proto3" json:"timeout_us,omitempty"`
+	// What a call of its own would carry as metadata, but for
+	// "x-tagstore-instance", which is the stream's. Names are in lower case.
+	Metadata map[string]string `protobuf:"bytes,3,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Absent: a call that the plugin does not know, which it answers with
+	// UNIMPLEMENTED.
+	//
+	// Types that are valid to be assigned to Call:
+	//
+	//	*ExchangeRequest_Describe
+	//	*ExchangeRequest_Configure
+	//	*ExchangeRequest_Get
+	//	*ExchangeRequest_BatchGet
+	//	*ExchangeRequest_List
+	//	*ExchangeRequest_Put
+	//	*ExchangeRequest_Delete
+	//	*ExchangeRequest_History
+	//	*ExchangeRequest_Ping
+	//	*ExchangeRequest_Size
+	//	*ExchangeRequest_Refresh
+	Call          isExchangeRequest_Call `protobuf_oneof:"call"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeRequest) Reset() {
+	*x = ExchangeRequest{}
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeRequest) ProtoMessage() {}
+
+func (x *ExchangeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeRequest.ProtoReflect.Descriptor instead.
+func (*ExchangeRequest) Descriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ExchangeRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ExchangeRequest) GetTimeoutUs() uint64 {
+	if x != nil {
+		return x.TimeoutUs
+	}
+	return 0
+}
+
+func (x *ExchangeRequest) GetMetadata() map[string]string {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetCall() isExchangeRequest_Call {
+	if x != nil {
+		return x.Call
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetDescribe() *DescribeRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Describe); ok {
+			return x.Describe
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetConfigure() *ConfigureRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Configure); ok {
+			return x.Configure
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetGet() *GetRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetBatchGet() *BatchGetRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_BatchGet); ok {
+			return x.BatchGet
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetList() *ListRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_List); ok {
+			return x.List
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetPut() *PutRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetDelete() *DeleteRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetHistory() *HistoryRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_History); ok {
+			return x.History
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetPing() *PingRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetSize() *SizeRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Size); ok {
+			return x.Size
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeRequest) GetRefresh() *RefreshRequest {
+	if x != nil {
+		if x, ok := x.Call.(*ExchangeRequest_Refresh); ok {
+			return x.Refresh
+		}
+	}
+	return nil
+}
+
+type isExchangeRequest_Call interface {
+	isExchangeRequest_Call()
+}
+
+type ExchangeRequest_Describe struct {
+	Describe *DescribeRequest `protobuf:"bytes,10,opt,name=describe,proto3,oneof"`
+}
+
+type ExchangeRequest_Configure struct {
+	Configure *ConfigureRequest `protobuf:"bytes,11,opt,name=configure,proto3,oneof"`
+}
+
+type ExchangeRequest_Get struct {
+	Get *GetRequest `protobuf:"bytes,12,opt,name=get,proto3,oneof"`
+}
+
+type ExchangeRequest_BatchGet struct {
+	BatchGet *BatchGetRequest `protobuf:"bytes,13,opt,name=batch_get,json=batchGet,proto3,oneof"`
+}
+
+type ExchangeRequest_List struct {
+	List *ListRequest `protobuf:"bytes,14,opt,name=list,proto3,oneof"`
+}
+
+type ExchangeRequest_Put struct {
+	Put *PutRequest `protobuf:"bytes,15,opt,name=put,proto3,oneof"`
+}
+
+type ExchangeRequest_Delete struct {
+	Delete *DeleteRequest `protobuf:"bytes,16,opt,name=delete,proto3,oneof"`
+}
+
+type ExchangeRequest_History struct {
+	History *HistoryRequest `protobuf:"bytes,17,opt,name=history,proto3,oneof"`
+}
+
+type ExchangeRequest_Ping struct {
+	Ping *PingRequest `protobuf:"bytes,18,opt,name=ping,proto3,oneof"`
+}
+
+type ExchangeRequest_Size struct {
+	Size *SizeRequest `protobuf:"bytes,19,opt,name=size,proto3,oneof"`
+}
+
+type ExchangeRequest_Refresh struct {
+	Refresh *RefreshRequest `protobuf:"bytes,20,opt,name=refresh,proto3,oneof"`
+}
+
+func (*ExchangeRequest_Describe) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Configure) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Get) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_BatchGet) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_List) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Put) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Delete) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_History) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Ping) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Size) isExchangeRequest_Call() {}
+
+func (*ExchangeRequest_Refresh) isExchangeRequest_Call() {}
+
+type ExchangeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// That of the request.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The answer to the request's call, or why there is none.
+	//
+	// Types that are valid to be assigned to Outcome:
+	//
+	//	*ExchangeResponse_Status
+	//	*ExchangeResponse_Describe
+	//	*ExchangeResponse_Configure
+	//	*ExchangeResponse_Get
+	//	*ExchangeResponse_BatchGet
+	//	*ExchangeResponse_List
+	//	*ExchangeResponse_Put
+	//	*ExchangeResponse_Delete
+	//	*ExchangeResponse_History
+	//	*ExchangeResponse_Ping
+	//	*ExchangeResponse_Size
+	//	*ExchangeResponse_Refresh
+	Outcome       isExchangeResponse_Outcome `protobuf_oneof:"outcome"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeResponse) Reset() {
+	*x = ExchangeResponse{}
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeResponse) ProtoMessage() {}
+
+func (x *ExchangeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeResponse.ProtoReflect.Descriptor instead.
+func (*ExchangeResponse) Descriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ExchangeResponse) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ExchangeResponse) GetOutcome() isExchangeResponse_Outcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetStatus() *ExchangeStatus {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Status); ok {
+			return x.Status
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetDescribe() *DescribeResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Describe); ok {
+			return x.Describe
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetConfigure() *ConfigureResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Configure); ok {
+			return x.Configure
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetGet() *GetResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Get); ok {
+			return x.Get
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetBatchGet() *BatchGetResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_BatchGet); ok {
+			return x.BatchGet
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetList() *ListResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_List); ok {
+			return x.List
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetPut() *PutResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetDelete() *DeleteResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetHistory() *HistoryResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_History); ok {
+			return x.History
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetPing() *PingResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetSize() *SizeResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Size); ok {
+			return x.Size
+		}
+	}
+	return nil
+}
+
+func (x *ExchangeResponse) GetRefresh() *RefreshResponse {
+	if x != nil {
+		if x, ok := x.Outcome.(*ExchangeResponse_Refresh); ok {
+			return x.Refresh
+		}
+	}
+	return nil
+}
+
+type isExchangeResponse_Outcome interface {
+	isExchangeResponse_Outcome()
+}
+
+type ExchangeResponse_Status struct {
+	Status *ExchangeStatus `protobuf:"bytes,2,opt,name=status,proto3,oneof"`
+}
+
+type ExchangeResponse_Describe struct {
+	Describe *DescribeResponse `protobuf:"bytes,10,opt,name=describe,proto3,oneof"`
+}
+
+type ExchangeResponse_Configure struct {
+	Configure *ConfigureResponse `protobuf:"bytes,11,opt,name=configure,proto3,oneof"`
+}
+
+type ExchangeResponse_Get struct {
+	Get *GetResponse `protobuf:"bytes,12,opt,name=get,proto3,oneof"`
+}
+
+type ExchangeResponse_BatchGet struct {
+	BatchGet *BatchGetResponse `protobuf:"bytes,13,opt,name=batch_get,json=batchGet,proto3,oneof"`
+}
+
+type ExchangeResponse_List struct {
+	List *ListResponse `protobuf:"bytes,14,opt,name=list,proto3,oneof"`
+}
+
+type ExchangeResponse_Put struct {
+	Put *PutResponse `protobuf:"bytes,15,opt,name=put,proto3,oneof"`
+}
+
+type ExchangeResponse_Delete struct {
+	Delete *DeleteResponse `protobuf:"bytes,16,opt,name=delete,proto3,oneof"`
+}
+
+type ExchangeResponse_History struct {
+	History *HistoryResponse `protobuf:"bytes,17,opt,name=history,proto3,oneof"`
+}
+
+type ExchangeResponse_Ping struct {
+	Ping *PingResponse `protobuf:"bytes,18,opt,name=ping,proto3,oneof"`
+}
+
+type ExchangeResponse_Size struct {
+	Size *SizeResponse `protobuf:"bytes,19,opt,name=size,proto3,oneof"`
+}
+
+type ExchangeResponse_Refresh struct {
+	Refresh *RefreshResponse `protobuf:"bytes,20,opt,name=refresh,proto3,oneof"`
+}
+
+func (*ExchangeResponse_Status) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Describe) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Configure) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Get) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_BatchGet) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_List) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Put) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Delete) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_History) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Ping) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Size) isExchangeResponse_Outcome() {}
+
+func (*ExchangeResponse_Refresh) isExchangeResponse_Outcome() {}
+
+// ExchangeStatus is the status of a call that failed, field by field and number
+// by number google.rpc.Status. Its code is not 0.
+type ExchangeStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Code          int32                  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Details       []*anypb.Any           `protobuf:"bytes,3,rep,name=details,proto3" json:"details,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExchangeStatus) Reset() {
+	*x = ExchangeStatus{}
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExchangeStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExchangeStatus) ProtoMessage() {}
+
+func (x *ExchangeStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tagstore_backend_v1_backend_service_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExchangeStatus.ProtoReflect.Descriptor instead.
+func (*ExchangeStatus) Descriptor() ([]byte, []int) {
+	return file_tagstore_backend_v1_backend_service_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ExchangeStatus) GetCode() int32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *ExchangeStatus) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ExchangeStatus) GetDetails() []*anypb.Any {
+	if x != nil {
+		return x.Details
+	}
+	return nil
+}
+
 var File_tagstore_backend_v1_backend_service_proto protoreflect.FileDescriptor
 
 const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\n" +
-	")tagstore/backend/v1/backend_service.proto\x12\x13tagstore.backend.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtagstore/error/v1/error.proto\"H\n" +
+	")tagstore/backend/v1/backend_service.proto\x12\x13tagstore.backend.v1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dtagstore/error/v1/error.proto\"H\n" +
 	"\x02Id\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x10\n" +
@@ -1896,14 +2489,16 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	" \x01(\bR\adeleted\x123\n" +
 	"\x06source\x18\v \x01(\x0e2\x1b.tagstore.backend.v1.SourceR\x06sourceB\b\n" +
 	"\x06_value\"\x11\n" +
-	"\x0fDescribeRequest\"\xa6\x02\n" +
+	"\x0fDescribeRequest\"\xe9\x02\n" +
 	"\x10DescribeResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1b\n" +
 	"\tapi_minor\x18\x03 \x01(\rR\bapiMinor\x12E\n" +
 	"\fcapabilities\x18\x04 \x01(\v2!.tagstore.backend.v1.CapabilitiesR\fcapabilities\x12H\n" +
 	"\x12idempotency_window\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x11idempotencyWindow\x126\n" +
-	"\acaveats\x18\x06 \x01(\v2\x1c.tagstore.backend.v1.CaveatsR\acaveats\"\xb6\x01\n" +
+	"\acaveats\x18\x06 \x01(\v2\x1c.tagstore.backend.v1.CaveatsR\acaveats\x12%\n" +
+	"\x0eoptions_schema\x18\a \x01(\fR\roptionsSchema\x12\x1a\n" +
+	"\bfeatures\x18\b \x03(\tR\bfeatures\"\xb6\x01\n" +
 	"\fCapabilities\x12\x14\n" +
 	"\x05batch\x18\x01 \x01(\bR\x05batch\x12\x18\n" +
 	"\ahistory\x18\x02 \x01(\bR\ahistory\x12\x14\n" +
@@ -2003,7 +2598,48 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\x05bytes\x18\x01 \x01(\x03R\x05bytes\x12\x18\n" +
 	"\aentries\x18\x02 \x01(\x03R\aentries\x12\x1a\n" +
 	"\bversions\x18\x03 \x01(\x03R\bversions\x12\x18\n" +
-	"\achanges\x18\x04 \x01(\x03R\achanges*0\n" +
+	"\achanges\x18\x04 \x01(\x03R\achanges\"\xf7\x06\n" +
+	"\x0fExchangeRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
+	"\n" +
+	"timeout_us\x18\x02 \x01(\x04R\ttimeoutUs\x12N\n" +
+	"\bmetadata\x18\x03 \x03(\v22.tagstore.backend.v1.ExchangeRequest.MetadataEntryR\bmetadata\x12B\n" +
+	"\bdescribe\x18\n" +
+	" \x01(\v2$.tagstore.backend.v1.DescribeRequestH\x00R\bdescribe\x12E\n" +
+	"\tconfigure\x18\v \x01(\v2%.tagstore.backend.v1.ConfigureRequestH\x00R\tconfigure\x123\n" +
+	"\x03get\x18\f \x01(\v2\x1f.tagstore.backend.v1.GetRequestH\x00R\x03get\x12C\n" +
+	"\tbatch_get\x18\r \x01(\v2$.tagstore.backend.v1.BatchGetRequestH\x00R\bbatchGet\x126\n" +
+	"\x04list\x18\x0e \x01(\v2 .tagstore.backend.v1.ListRequestH\x00R\x04list\x123\n" +
+	"\x03put\x18\x0f \x01(\v2\x1f.tagstore.backend.v1.PutRequestH\x00R\x03put\x12<\n" +
+	"\x06delete\x18\x10 \x01(\v2\".tagstore.backend.v1.DeleteRequestH\x00R\x06delete\x12?\n" +
+	"\ahistory\x18\x11 \x01(\v2#.tagstore.backend.v1.HistoryRequestH\x00R\ahistory\x126\n" +
+	"\x04ping\x18\x12 \x01(\v2 .tagstore.backend.v1.PingRequestH\x00R\x04ping\x126\n" +
+	"\x04size\x18\x13 \x01(\v2 .tagstore.backend.v1.SizeRequestH\x00R\x04size\x12?\n" +
+	"\arefresh\x18\x14 \x01(\v2#.tagstore.backend.v1.RefreshRequestH\x00R\arefresh\x1a;\n" +
+	"\rMetadataEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x06\n" +
+	"\x04call\"\x99\x06\n" +
+	"\x10ExchangeResponse\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12=\n" +
+	"\x06status\x18\x02 \x01(\v2#.tagstore.backend.v1.ExchangeStatusH\x00R\x06status\x12C\n" +
+	"\bdescribe\x18\n" +
+	" \x01(\v2%.tagstore.backend.v1.DescribeResponseH\x00R\bdescribe\x12F\n" +
+	"\tconfigure\x18\v \x01(\v2&.tagstore.backend.v1.ConfigureResponseH\x00R\tconfigure\x124\n" +
+	"\x03get\x18\f \x01(\v2 .tagstore.backend.v1.GetResponseH\x00R\x03get\x12D\n" +
+	"\tbatch_get\x18\r \x01(\v2%.tagstore.backend.v1.BatchGetResponseH\x00R\bbatchGet\x127\n" +
+	"\x04list\x18\x0e \x01(\v2!.tagstore.backend.v1.ListResponseH\x00R\x04list\x124\n" +
+	"\x03put\x18\x0f \x01(\v2 .tagstore.backend.v1.PutResponseH\x00R\x03put\x12=\n" +
+	"\x06delete\x18\x10 \x01(\v2#.tagstore.backend.v1.DeleteResponseH\x00R\x06delete\x12@\n" +
+	"\ahistory\x18\x11 \x01(\v2$.tagstore.backend.v1.HistoryResponseH\x00R\ahistory\x127\n" +
+	"\x04ping\x18\x12 \x01(\v2!.tagstore.backend.v1.PingResponseH\x00R\x04ping\x127\n" +
+	"\x04size\x18\x13 \x01(\v2!.tagstore.backend.v1.SizeResponseH\x00R\x04size\x12@\n" +
+	"\arefresh\x18\x14 \x01(\v2$.tagstore.backend.v1.RefreshResponseH\x00R\arefreshB\t\n" +
+	"\aoutcome\"n\n" +
+	"\x0eExchangeStatus\x12\x12\n" +
+	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12.\n" +
+	"\adetails\x18\x03 \x03(\v2\x14.google.protobuf.AnyR\adetails*0\n" +
 	"\x06Source\x12\x16\n" +
 	"\x12SOURCE_UNSPECIFIED\x10\x00\x12\x0e\n" +
 	"\n" +
@@ -2013,7 +2649,7 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\x0eEVENT_KIND_PUT\x10\x01\x12\x15\n" +
 	"\x11EVENT_KIND_DELETE\x10\x02\x12\x13\n" +
 	"\x0fEVENT_KIND_SYNC\x10\x03\x12\x17\n" +
-	"\x13EVENT_KIND_PROGRESS\x10\x042\xea\a\n" +
+	"\x13EVENT_KIND_PROGRESS\x10\x042\xc7\b\n" +
 	"\x0eBackendService\x12W\n" +
 	"\bDescribe\x12$.tagstore.backend.v1.DescribeRequest\x1a%.tagstore.backend.v1.DescribeResponse\x12Z\n" +
 	"\tConfigure\x12%.tagstore.backend.v1.ConfigureRequest\x1a&.tagstore.backend.v1.ConfigureResponse\x12H\n" +
@@ -2026,7 +2662,8 @@ const file_tagstore_backend_v1_backend_service_proto_rawDesc = "" +
 	"\x05Watch\x12!.tagstore.backend.v1.WatchRequest\x1a\".tagstore.backend.v1.WatchResponse0\x01\x12K\n" +
 	"\x04Ping\x12 .tagstore.backend.v1.PingRequest\x1a!.tagstore.backend.v1.PingResponse\x12K\n" +
 	"\x04Size\x12 .tagstore.backend.v1.SizeRequest\x1a!.tagstore.backend.v1.SizeResponse\x12T\n" +
-	"\aRefresh\x12#.tagstore.backend.v1.RefreshRequest\x1a$.tagstore.backend.v1.RefreshResponseBNZLgithub.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1;backendv1b\x06proto3"
+	"\aRefresh\x12#.tagstore.backend.v1.RefreshRequest\x1a$.tagstore.backend.v1.RefreshResponse\x12[\n" +
+	"\bExchange\x12$.tagstore.backend.v1.ExchangeRequest\x1a%.tagstore.backend.v1.ExchangeResponse(\x010\x01BNZLgithub.com/tagstore/tagstore/core/internal/gen/tagstore/backend/v1;backendv1b\x06proto3"
 
 var (
 	file_tagstore_backend_v1_backend_service_proto_rawDescOnce sync.Once
@@ -2041,7 +2678,7 @@ func file_tagstore_backend_v1_backend_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tagstore_backend_v1_backend_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tagstore_backend_v1_backend_service_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_tagstore_backend_v1_backend_service_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_tagstore_backend_v1_backend_service_proto_goTypes = []any{
 	(Source)(0),                   // 0: tagstore.backend.v1.Source
 	(EventKind)(0),                // 1: tagstore.backend.v1.EventKind
@@ -2074,23 +2711,28 @@ var file_tagstore_backend_v1_backend_service_proto_goTypes = []any{
 	(*RefreshResponse)(nil),       // 28: tagstore.backend.v1.RefreshResponse
 	(*SizeRequest)(nil),           // 29: tagstore.backend.v1.SizeRequest
 	(*SizeResponse)(nil),          // 30: tagstore.backend.v1.SizeResponse
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*v1.ErrorDetail)(nil),        // 33: tagstore.error.v1.ErrorDetail
+	(*ExchangeRequest)(nil),       // 31: tagstore.backend.v1.ExchangeRequest
+	(*ExchangeResponse)(nil),      // 32: tagstore.backend.v1.ExchangeResponse
+	(*ExchangeStatus)(nil),        // 33: tagstore.backend.v1.ExchangeStatus
+	nil,                           // 34: tagstore.backend.v1.ExchangeRequest.MetadataEntry
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*v1.ErrorDetail)(nil),        // 37: tagstore.error.v1.ErrorDetail
+	(*anypb.Any)(nil),             // 38: google.protobuf.Any
 }
 var file_tagstore_backend_v1_backend_service_proto_depIdxs = []int32{
 	2,  // 0: tagstore.backend.v1.Entry.id:type_name -> tagstore.backend.v1.Id
-	31, // 1: tagstore.backend.v1.Entry.updated_at:type_name -> google.protobuf.Timestamp
+	35, // 1: tagstore.backend.v1.Entry.updated_at:type_name -> google.protobuf.Timestamp
 	0,  // 2: tagstore.backend.v1.Entry.source:type_name -> tagstore.backend.v1.Source
 	6,  // 3: tagstore.backend.v1.DescribeResponse.capabilities:type_name -> tagstore.backend.v1.Capabilities
-	32, // 4: tagstore.backend.v1.DescribeResponse.idempotency_window:type_name -> google.protobuf.Duration
+	36, // 4: tagstore.backend.v1.DescribeResponse.idempotency_window:type_name -> google.protobuf.Duration
 	7,  // 5: tagstore.backend.v1.DescribeResponse.caveats:type_name -> tagstore.backend.v1.Caveats
 	2,  // 6: tagstore.backend.v1.GetRequest.id:type_name -> tagstore.backend.v1.Id
 	3,  // 7: tagstore.backend.v1.GetResponse.entry:type_name -> tagstore.backend.v1.Entry
 	2,  // 8: tagstore.backend.v1.BatchGetRequest.ids:type_name -> tagstore.backend.v1.Id
 	14, // 9: tagstore.backend.v1.BatchGetResponse.results:type_name -> tagstore.backend.v1.BatchGetResult
 	3,  // 10: tagstore.backend.v1.BatchGetResult.entry:type_name -> tagstore.backend.v1.Entry
-	33, // 11: tagstore.backend.v1.BatchGetResult.error:type_name -> tagstore.error.v1.ErrorDetail
+	37, // 11: tagstore.backend.v1.BatchGetResult.error:type_name -> tagstore.error.v1.ErrorDetail
 	3,  // 12: tagstore.backend.v1.ListResponse.entries:type_name -> tagstore.backend.v1.Entry
 	2,  // 13: tagstore.backend.v1.PutRequest.id:type_name -> tagstore.backend.v1.Id
 	3,  // 14: tagstore.backend.v1.PutResponse.entry:type_name -> tagstore.backend.v1.Entry
@@ -2102,35 +2744,62 @@ var file_tagstore_backend_v1_backend_service_proto_depIdxs = []int32{
 	3,  // 20: tagstore.backend.v1.WatchResponse.entry:type_name -> tagstore.backend.v1.Entry
 	2,  // 21: tagstore.backend.v1.RefreshRequest.ids:type_name -> tagstore.backend.v1.Id
 	14, // 22: tagstore.backend.v1.RefreshResponse.results:type_name -> tagstore.backend.v1.BatchGetResult
-	4,  // 23: tagstore.backend.v1.BackendService.Describe:input_type -> tagstore.backend.v1.DescribeRequest
-	8,  // 24: tagstore.backend.v1.BackendService.Configure:input_type -> tagstore.backend.v1.ConfigureRequest
-	10, // 25: tagstore.backend.v1.BackendService.Get:input_type -> tagstore.backend.v1.GetRequest
-	12, // 26: tagstore.backend.v1.BackendService.BatchGet:input_type -> tagstore.backend.v1.BatchGetRequest
-	15, // 27: tagstore.backend.v1.BackendService.List:input_type -> tagstore.backend.v1.ListRequest
-	17, // 28: tagstore.backend.v1.BackendService.Put:input_type -> tagstore.backend.v1.PutRequest
-	19, // 29: tagstore.backend.v1.BackendService.Delete:input_type -> tagstore.backend.v1.DeleteRequest
-	21, // 30: tagstore.backend.v1.BackendService.History:input_type -> tagstore.backend.v1.HistoryRequest
-	23, // 31: tagstore.backend.v1.BackendService.Watch:input_type -> tagstore.backend.v1.WatchRequest
-	25, // 32: tagstore.backend.v1.BackendService.Ping:input_type -> tagstore.backend.v1.PingRequest
-	29, // 33: tagstore.backend.v1.BackendService.Size:input_type -> tagstore.backend.v1.SizeRequest
-	27, // 34: tagstore.backend.v1.BackendService.Refresh:input_type -> tagstore.backend.v1.RefreshRequest
-	5,  // 35: tagstore.backend.v1.BackendService.Describe:output_type -> tagstore.backend.v1.DescribeResponse
-	9,  // 36: tagstore.backend.v1.BackendService.Configure:output_type -> tagstore.backend.v1.ConfigureResponse
-	11, // 37: tagstore.backend.v1.BackendService.Get:output_type -> tagstore.backend.v1.GetResponse
-	13, // 38: tagstore.backend.v1.BackendService.BatchGet:output_type -> tagstore.backend.v1.BatchGetResponse
-	16, // 39: tagstore.backend.v1.BackendService.List:output_type -> tagstore.backend.v1.ListResponse
-	18, // 40: tagstore.backend.v1.BackendService.Put:output_type -> tagstore.backend.v1.PutResponse
-	20, // 41: tagstore.backend.v1.BackendService.Delete:output_type -> tagstore.backend.v1.DeleteResponse
-	22, // 42: tagstore.backend.v1.BackendService.History:output_type -> tagstore.backend.v1.HistoryResponse
-	24, // 43: tagstore.backend.v1.BackendService.Watch:output_type -> tagstore.backend.v1.WatchResponse
-	26, // 44: tagstore.backend.v1.BackendService.Ping:output_type -> tagstore.backend.v1.PingResponse
-	30, // 45: tagstore.backend.v1.BackendService.Size:output_type -> tagstore.backend.v1.SizeResponse
-	28, // 46: tagstore.backend.v1.BackendService.Refresh:output_type -> tagstore.backend.v1.RefreshResponse
-	35, // [35:47] is the sub-list for method output_type
-	23, // [23:35] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	34, // 23: tagstore.backend.v1.ExchangeRequest.metadata:type_name -> tagstore.backend.v1.ExchangeRequest.MetadataEntry
+	4,  // 24: tagstore.backend.v1.ExchangeRequest.describe:type_name -> tagstore.backend.v1.DescribeRequest
+	8,  // 25: tagstore.backend.v1.ExchangeRequest.configure:type_name -> tagstore.backend.v1.ConfigureRequest
+	10, // 26: tagstore.backend.v1.ExchangeRequest.get:type_name -> tagstore.backend.v1.GetRequest
+	12, // 27: tagstore.backend.v1.ExchangeRequest.batch_get:type_name -> tagstore.backend.v1.BatchGetRequest
+	15, // 28: tagstore.backend.v1.ExchangeRequest.list:type_name -> tagstore.backend.v1.ListRequest
+	17, // 29: tagstore.backend.v1.ExchangeRequest.put:type_name -> tagstore.backend.v1.PutRequest
+	19, // 30: tagstore.backend.v1.ExchangeRequest.delete:type_name -> tagstore.backend.v1.DeleteRequest
+	21, // 31: tagstore.backend.v1.ExchangeRequest.history:type_name -> tagstore.backend.v1.HistoryRequest
+	25, // 32: tagstore.backend.v1.ExchangeRequest.ping:type_name -> tagstore.backend.v1.PingRequest
+	29, // 33: tagstore.backend.v1.ExchangeRequest.size:type_name -> tagstore.backend.v1.SizeRequest
+	27, // 34: tagstore.backend.v1.ExchangeRequest.refresh:type_name -> tagstore.backend.v1.RefreshRequest
+	33, // 35: tagstore.backend.v1.ExchangeResponse.status:type_name -> tagstore.backend.v1.ExchangeStatus
+	5,  // 36: tagstore.backend.v1.ExchangeResponse.describe:type_name -> tagstore.backend.v1.DescribeResponse
+	9,  // 37: tagstore.backend.v1.ExchangeResponse.configure:type_name -> tagstore.backend.v1.ConfigureResponse
+	11, // 38: tagstore.backend.v1.ExchangeResponse.get:type_name -> tagstore.backend.v1.GetResponse
+	13, // 39: tagstore.backend.v1.ExchangeResponse.batch_get:type_name -> tagstore.backend.v1.BatchGetResponse
+	16, // 40: tagstore.backend.v1.ExchangeResponse.list:type_name -> tagstore.backend.v1.ListResponse
+	18, // 41: tagstore.backend.v1.ExchangeResponse.put:type_name -> tagstore.backend.v1.PutResponse
+	20, // 42: tagstore.backend.v1.ExchangeResponse.delete:type_name -> tagstore.backend.v1.DeleteResponse
+	22, // 43: tagstore.backend.v1.ExchangeResponse.history:type_name -> tagstore.backend.v1.HistoryResponse
+	26, // 44: tagstore.backend.v1.ExchangeResponse.ping:type_name -> tagstore.backend.v1.PingResponse
+	30, // 45: tagstore.backend.v1.ExchangeResponse.size:type_name -> tagstore.backend.v1.SizeResponse
+	28, // 46: tagstore.backend.v1.ExchangeResponse.refresh:type_name -> tagstore.backend.v1.RefreshResponse
+	38, // 47: tagstore.backend.v1.ExchangeStatus.details:type_name -> google.protobuf.Any
+	4,  // 48: tagstore.backend.v1.BackendService.Describe:input_type -> tagstore.backend.v1.DescribeRequest
+	8,  // 49: tagstore.backend.v1.BackendService.Configure:input_type -> tagstore.backend.v1.ConfigureRequest
+	10, // 50: tagstore.backend.v1.BackendService.Get:input_type -> tagstore.backend.v1.GetRequest
+	12, // 51: tagstore.backend.v1.BackendService.BatchGet:input_type -> tagstore.backend.v1.BatchGetRequest
+	15, // 52: tagstore.backend.v1.BackendService.List:input_type -> tagstore.backend.v1.ListRequest
+	17, // 53: tagstore.backend.v1.BackendService.Put:input_type -> tagstore.backend.v1.PutRequest
+	19, // 54: tagstore.backend.v1.BackendService.Delete:input_type -> tagstore.backend.v1.DeleteRequest
+	21, // 55: tagstore.backend.v1.BackendService.History:input_type -> tagstore.backend.v1.HistoryRequest
+	23, // 56: tagstore.backend.v1.BackendService.Watch:input_type -> tagstore.backend.v1.WatchRequest
+	25, // 57: tagstore.backend.v1.BackendService.Ping:input_type -> tagstore.backend.v1.PingRequest
+	29, // 58: tagstore.backend.v1.BackendService.Size:input_type -> tagstore.backend.v1.SizeRequest
+	27, // 59: tagstore.backend.v1.BackendService.Refresh:input_type -> tagstore.backend.v1.RefreshRequest
+	31, // 60: tagstore.backend.v1.BackendService.Exchange:input_type -> tagstore.backend.v1.ExchangeRequest
+	5,  // 61: tagstore.backend.v1.BackendService.Describe:output_type -> tagstore.backend.v1.DescribeResponse
+	9,  // 62: tagstore.backend.v1.BackendService.Configure:output_type -> tagstore.backend.v1.ConfigureResponse
+	11, // 63: tagstore.backend.v1.BackendService.Get:output_type -> tagstore.backend.v1.GetResponse
+	13, // 64: tagstore.backend.v1.BackendService.BatchGet:output_type -> tagstore.backend.v1.BatchGetResponse
+	16, // 65: tagstore.backend.v1.BackendService.List:output_type -> tagstore.backend.v1.ListResponse
+	18, // 66: tagstore.backend.v1.BackendService.Put:output_type -> tagstore.backend.v1.PutResponse
+	20, // 67: tagstore.backend.v1.BackendService.Delete:output_type -> tagstore.backend.v1.DeleteResponse
+	22, // 68: tagstore.backend.v1.BackendService.History:output_type -> tagstore.backend.v1.HistoryResponse
+	24, // 69: tagstore.backend.v1.BackendService.Watch:output_type -> tagstore.backend.v1.WatchResponse
+	26, // 70: tagstore.backend.v1.BackendService.Ping:output_type -> tagstore.backend.v1.PingResponse
+	30, // 71: tagstore.backend.v1.BackendService.Size:output_type -> tagstore.backend.v1.SizeResponse
+	28, // 72: tagstore.backend.v1.BackendService.Refresh:output_type -> tagstore.backend.v1.RefreshResponse
+	32, // 73: tagstore.backend.v1.BackendService.Exchange:output_type -> tagstore.backend.v1.ExchangeResponse
+	61, // [61:74] is the sub-list for method output_type
+	48, // [48:61] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_tagstore_backend_v1_backend_service_proto_init() }
@@ -2145,13 +2814,40 @@ func file_tagstore_backend_v1_backend_service_proto_init() {
 	}
 	file_tagstore_backend_v1_backend_service_proto_msgTypes[15].OneofWrappers = []any{}
 	file_tagstore_backend_v1_backend_service_proto_msgTypes[17].OneofWrappers = []any{}
+	file_tagstore_backend_v1_backend_service_proto_msgTypes[29].OneofWrappers = []any{
+		(*ExchangeRequest_Describe)(nil),
+		(*ExchangeRequest_Configure)(nil),
+		(*ExchangeRequest_Get)(nil),
+		(*ExchangeRequest_BatchGet)(nil),
+		(*ExchangeRequest_List)(nil),
+		(*ExchangeRequest_Put)(nil),
+		(*ExchangeRequest_Delete)(nil),
+		(*ExchangeRequest_History)(nil),
+		(*ExchangeRequest_Ping)(nil),
+		(*ExchangeRequest_Size)(nil),
+		(*ExchangeRequest_Refresh)(nil),
+	}
+	file_tagstore_backend_v1_backend_service_proto_msgTypes[30].OneofWrappers = []any{
+		(*ExchangeResponse_Status)(nil),
+		(*ExchangeResponse_Describe)(nil),
+		(*ExchangeResponse_Configure)(nil),
+		(*ExchangeResponse_Get)(nil),
+		(*ExchangeResponse_BatchGet)(nil),
+		(*ExchangeResponse_List)(nil),
+		(*ExchangeResponse_Put)(nil),
+		(*ExchangeResponse_Delete)(nil),
+		(*ExchangeResponse_History)(nil),
+		(*ExchangeResponse_Ping)(nil),
+		(*ExchangeResponse_Size)(nil),
+		(*ExchangeResponse_Refresh)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tagstore_backend_v1_backend_service_proto_rawDesc), len(file_tagstore_backend_v1_backend_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   29,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -34,17 +34,27 @@ const (
 	BackendService_Ping_FullMethodName      = "/tagstore.backend.v1.BackendService/Ping"
 	BackendService_Size_FullMethodName      = "/tagstore.backend.v1.BackendService/Size"
 	BackendService_Refresh_FullMethodName   = "/tagstore.backend.v1.BackendService/Refresh"
+	BackendService_Exchange_FullMethodName  = "/tagstore.backend.v1.BackendService/Exchange"
 )
 
 // BackendServiceClient is the client API for BackendService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Each call carries metadata "x-tagstore-instance": the backend of the manifest
+// that it is for or, where a backend has several processes, which of them.
 type BackendServiceClient interface {
 	// Describe may be called before Configure; its capabilities are final only
 	// behind it.
 	Describe(ctx context.Context, in *DescribeRequest, opts ...grpc.CallOption) (*DescribeResponse, error)
-	// Configure opens the store. Each process is configured exactly once, before
-	// any call but Describe; every other order is FAILED_PRECONDITION.
+	// Configure opens the store. It comes before any call but Describe, which are
+	// FAILED_PRECONDITION until it has succeeded. From then on a process keeps to
+	// its options: Configure with the same JSON value changes nothing and succeeds
+	// (a host lost its connection and has it again, or another host is there as
+	// well); with any other value it is FAILED_PRECONDITION. One that failed may be
+	// tried again. A host calls it on each connection that it makes, and a plugin
+	// with the feature "reconfigure" accepts that; one without can only be
+	// launched, by one host.
 	Configure(ctx context.Context, in *ConfigureRequest, opts ...grpc.CallOption) (*ConfigureResponse, error)
 	Get(ctx context.Context, in *GetRequest, opts ...grpc.CallOption) (*GetResponse, error)
 	// BatchGet may answer fewer results than keys, at least one, to stay below
@@ -59,6 +69,15 @@ type BackendServiceClient interface {
 	Size(ctx context.Context, in *SizeRequest, opts ...grpc.CallOption) (*SizeResponse, error)
 	// Refresh is BatchGet from the source of truth.
 	Refresh(ctx context.Context, in *RefreshRequest, opts ...grpc.CallOption) (*RefreshResponse, error)
+	// Exchange carries the calls above that have one answer, one after the other:
+	// the host sends the next request behind the answer to the last. It opens as
+	// many of these streams as it has calls at once, and only where features has
+	// "exchange". It resets a stream to cancel the call on it.
+	//
+	// A plugin ends a stream with OK for no other reason than that it is stopping,
+	// and only between two calls: a request that it had not begun by then has not
+	// been carried out, and never will be.
+	Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse], error)
 }
 
 type backendServiceClient struct {
@@ -198,15 +217,37 @@ func (c *backendServiceClient) Refresh(ctx context.Context, in *RefreshRequest, 
 	return out, nil
 }
 
+func (c *backendServiceClient) Exchange(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &BackendService_ServiceDesc.Streams[1], BackendService_Exchange_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ExchangeRequest, ExchangeResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type BackendService_ExchangeClient = grpc.BidiStreamingClient[ExchangeRequest, ExchangeResponse]
+
 // BackendServiceServer is the server API for BackendService service.
 // All implementations must embed UnimplementedBackendServiceServer
 // for forward compatibility.
+//
+// Each call carries metadata "x-tagstore-instance": the backend of the manifest
+// that it is for or, where a backend has several processes, which of them.
 type BackendServiceServer interface {
 	// Describe may be called before Configure; its capabilities are final only
 	// behind it.
 	Describe(context.Context, *DescribeRequest) (*DescribeResponse, error)
-	// Configure opens the store. Each process is configured exactly once, before
-	// any call but Describe; every other order is FAILED_PRECONDITION.
+	// Configure opens the store. It comes before any call but Describe, which are
+	// FAILED_PRECONDITION until it has succeeded. From then on a process keeps to
+	// its options: Configure with the same JSON value changes nothing and succeeds
+	// (a host lost its connection and has it again, or another host is there as
+	// well); with any other value it is FAILED_PRECONDITION. One that failed may be
+	// tried again. A host calls it on each connection that it makes, and a plugin
+	// with the feature "reconfigure" accepts that; one without can only be
+	// launched, by one host.
 	Configure(context.Context, *ConfigureRequest) (*ConfigureResponse, error)
 	Get(context.Context, *GetRequest) (*GetResponse, error)
 	// BatchGet may answer fewer results than keys, at least one, to stay below
@@ -221,6 +262,15 @@ type BackendServiceServer interface {
 	Size(context.Context, *SizeRequest) (*SizeResponse, error)
 	// Refresh is BatchGet from the source of truth.
 	Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error)
+	// Exchange carries the calls above that have one answer, one after the other:
+	// the host sends the next request behind the answer to the last. It opens as
+	// many of these streams as it has calls at once, and only where features has
+	// "exchange". It resets a stream to cancel the call on it.
+	//
+	// A plugin ends a stream with OK for no other reason than that it is stopping,
+	// and only between two calls: a request that it had not begun by then has not
+	// been carried out, and never will be.
+	Exchange(grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]) error
 	mustEmbedUnimplementedBackendServiceServer()
 }
 
@@ -266,6 +316,9 @@ func (UnimplementedBackendServiceServer) Size(context.Context, *SizeRequest) (*S
 }
 func (UnimplementedBackendServiceServer) Refresh(context.Context, *RefreshRequest) (*RefreshResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Refresh not implemented")
+}
+func (UnimplementedBackendServiceServer) Exchange(grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]) error {
+	return status.Error(codes.Unimplemented, "method Exchange not implemented")
 }
 func (UnimplementedBackendServiceServer) mustEmbedUnimplementedBackendServiceServer() {}
 func (UnimplementedBackendServiceServer) testEmbeddedByValue()                        {}
@@ -497,6 +550,13 @@ func _BackendService_Refresh_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _BackendService_Exchange_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(BackendServiceServer).Exchange(&grpc.GenericServerStream[ExchangeRequest, ExchangeResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type BackendService_ExchangeServer = grpc.BidiStreamingServer[ExchangeRequest, ExchangeResponse]
+
 // BackendService_ServiceDesc is the grpc.ServiceDesc for BackendService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -554,6 +614,12 @@ var BackendService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "Watch",
 			Handler:       _BackendService_Watch_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Exchange",
+			Handler:       _BackendService_Exchange_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "tagstore/backend/v1/backend_service.proto",

@@ -1,4 +1,4 @@
-package pluginmain
+package options
 
 import (
 	"bytes"
@@ -13,16 +13,17 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 )
 
-// decodeOptions reads a JSON object into O. It is stricter than encoding/json:
-// a name that O does not have, has in another case or that stands twice is an
-// error, and so is anything behind the object. The error has code
-// InvalidArgument, names the option and, where that helps, those that exist.
-func decodeOptions[O any](raw []byte) (O, error) {
+// Decode reads a JSON object into O and fills in its defaults. It is stricter
+// than encoding/json: a name that O does not have, has in another case or that
+// stands twice is an error, and so is anything behind the object, or a required
+// option that is missing. The error has code InvalidArgument, names the option
+// and, where that helps, those that exist.
+func Decode[O any](raw []byte) (O, error) {
 	var options, none O
 	if len(bytes.TrimSpace(raw)) == 0 {
 		raw = []byte("{}")
 	}
-	names, known := optionNames(reflect.TypeFor[O]())
+	names, known := namesOf(reflect.TypeFor[O]())
 	if err := checkNames(raw, names, known); err != nil {
 		return none, err
 	}
@@ -31,26 +32,20 @@ func decodeOptions[O any](raw []byte) (O, error) {
 	if err := d.Decode(&options); err != nil {
 		return none, optionError(err)
 	}
-	return options, nil
+	if missing := missingFrom(options); len(missing) > 0 {
+		return none, config.Errorf(config.InvalidArgument, "%s", strings.Join(missing, "; "))
+	}
+	return options, Fill(&options)
 }
 
-// optionNames returns the JSON names of t's fields, and false for a type that
+// namesOf returns the JSON names of t's fields, and false for a type that
 // is not a plain struct and decides for itself what it accepts.
-func optionNames(t reflect.Type) (names []string, known bool) {
+func namesOf(t reflect.Type) (names []string, known bool) {
 	if t.Kind() != reflect.Struct || reflect.PointerTo(t).Implements(reflect.TypeFor[json.Unmarshaler]()) {
 		return nil, false
 	}
-	for _, f := range reflect.VisibleFields(t) {
-		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-		switch {
-		case !f.IsExported(), name == "-":
-			continue
-		case f.Anonymous && name == "": // its fields are promoted, and visible
-			continue
-		case name == "":
-			name = f.Name
-		}
-		names = append(names, name)
+	for _, f := range fieldsOf(t) {
+		names = append(names, f.name)
 	}
 	slices.Sort(names)
 	return names, true
@@ -94,14 +89,14 @@ func checkNames(raw []byte, names []string, known bool) error {
 	}
 	switch {
 	case len(unknown) > 0:
-		return config.Errorf(config.InvalidArgument, "unknown option %s", strings.Join(unknown, ", ")).WithHint("%s", describeOptions(names))
+		return config.Errorf(config.InvalidArgument, "unknown option %s", strings.Join(unknown, ", ")).WithHint("%s", knownNames(names))
 	case len(twice) > 0:
 		return config.Errorf(config.InvalidArgument, "option %s stands twice", strings.Join(twice, ", "))
 	}
 	return nil
 }
 
-func describeOptions(names []string) string {
+func knownNames(names []string) string {
 	if len(names) == 0 {
 		return "this plugin has no options"
 	}

@@ -1,4 +1,4 @@
-package pluginmain
+package options
 
 import (
 	"encoding/json"
@@ -42,7 +42,7 @@ type testOptions struct {
 func TestDecodeOptions(t *testing.T) {
 	want := testOptions{Path: "p", Max: 3, Sync: true, Names: []string{"a"}, Timeout: duration(time.Second), Plain: "q"}
 	want.Region, want.Deep.Inner = "r", "i"
-	got, err := decodeOptions[testOptions]([]byte(
+	got, err := Decode[testOptions]([]byte(
 		`{"path":"p","max":3,"sync":true,"names":["a"],"timeout":"1s","deep":{"inner":"i"},"region":"r","Plain":"q"}`))
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestDecodeOptions(t *testing.T) {
 		t.Errorf("options (-want +got):\n%s", diff)
 	}
 	for _, empty := range []string{"", " \n", "{}"} {
-		if got, err := decodeOptions[testOptions]([]byte(empty)); err != nil || !reflect.DeepEqual(got, testOptions{}) {
+		if got, err := Decode[testOptions]([]byte(empty)); err != nil || !reflect.DeepEqual(got, testOptions{}) {
 			t.Errorf("%q gave %+v, %v", empty, got, err)
 		}
 	}
@@ -81,20 +81,20 @@ func TestDecodeOptionsRefuses(t *testing.T) {
 		{"not JSON", `path=x`, `not valid JSON`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, err := decodeOptions[testOptions]([]byte(c.raw))
+			_, err := Decode[testOptions]([]byte(c.raw))
 			if !errors.Is(err, config.InvalidArgument) || !strings.Contains(err.Error(), c.says) {
 				t.Errorf("got %v, want it to say %s", err, c.says)
 			}
 		})
 	}
-	if _, err := decodeOptions[struct{}]([]byte(`{"x":1}`)); err == nil || !strings.Contains(err.Error(), "has no options") {
+	if _, err := Decode[struct{}]([]byte(`{"x":1}`)); err == nil || !strings.Contains(err.Error(), "has no options") {
 		t.Errorf("got %v", err)
 	}
 }
 
 // A type that is not a plain struct decides for itself.
 func TestDecodeOptionsOfOtherTypes(t *testing.T) {
-	m, err := decodeOptions[map[string]json.RawMessage]([]byte(`{"anything": 1}`))
+	m, err := Decode[map[string]json.RawMessage]([]byte(`{"anything": 1}`))
 	if err != nil || len(m) != 1 {
 		t.Errorf("got %v, %v", m, err)
 	}
@@ -104,7 +104,7 @@ func FuzzDecodeOptions(f *testing.F) {
 	f.Add([]byte(`{"path":"p","deep":{"inner":"i"}}`))
 	f.Add([]byte(`{"path":"p","path":"q"}{`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		_, err := decodeOptions[testOptions](raw)
+		_, err := Decode[testOptions](raw)
 		if err != nil && !errors.Is(err, config.InvalidArgument) {
 			t.Errorf("code %v: %v", config.CodeOf(err), err)
 		}

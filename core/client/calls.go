@@ -39,6 +39,9 @@ type Entry struct {
 type Answer struct {
 	Entry     Entry
 	Freshness config.Freshness
+	// Lag is how far behind the service the answer may be: 0 for one of the
+	// service itself, the lag of its watch for one out of a Cache.
+	Lag time.Duration
 }
 
 // Result is the answer for one key of a batch: Err is nil or Answer is zero.
@@ -63,15 +66,37 @@ func (c *Client) GetVersion(ctx context.Context, key config.Key, service config.
 }
 
 func (c *Client) get(ctx context.Context, op string, req *tagstorev1.GetRequest, key config.Key, service config.Service) (Answer, error) {
+	req.Key, req.Service = key.String(), service.String()
+	if c.carriers != nil {
+		until, bounded := ctx.Deadline()
+		if !bounded {
+			until = time.Now().Add(c.timeout)
+		}
+		k, resp, err, ok := c.carriers.get(ctx, call{client: c, op: op, key: key}, req, until)
+		switch {
+		case ok && err != nil:
+			return Answer{}, err
+		case ok:
+			return k.answer(resp, service)
+		case !bounded: // what is left of its time
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadline(ctx, until)
+			defer cancel()
+		}
+	}
 	ctx, cancel, k := c.begin(ctx, op, key)
 	defer cancel()
-	req.Key, req.Service = key.String(), service.String()
 	resp, err := c.config.Get(ctx, req)
 	if err != nil {
 		return Answer{}, k.failed(err)
 	}
+	return k.answer(resp, service)
+}
+
+// answer is what a Get was answered, if it is that.
+func (k call) answer(resp *tagstorev1.GetResponse, service config.Service) (Answer, error) {
 	entry, ok := valueFromWire(resp.GetEntry())
-	if !ok || entry.Key != key || !answers(entry, service) {
+	if !ok || entry.Key != k.key || !answers(entry, service) {
 		return Answer{}, k.broken("for another key or service")
 	}
 	return Answer{Entry: entry, Freshness: freshnessFromWire(resp.GetFreshness())}, nil
@@ -366,7 +391,22 @@ const (
 	BackendServing    BackendState = "serving"
 	BackendRestarting BackendState = "restarting"
 	BackendStopped    BackendState = "stopped"
-	BackendUnknown    BackendState = "unknown"
+	// BackendFailed is started no more before the manifest changes.
+	BackendFailed  BackendState = "failed"
+	BackendUnknown BackendState = "unknown"
+)
+
+// Circuit says what a backend's circuit breaker does.
+type Circuit string
+
+// The states of a circuit breaker.
+const (
+	CircuitClosed Circuit = "closed"
+	// CircuitOpen refuses calls at once: most of the last ones failed.
+	CircuitOpen Circuit = "open"
+	// CircuitHalfOpen lets single calls through, to see whether it has healed.
+	CircuitHalfOpen Circuit = "half_open"
+	CircuitUnknown  Circuit = "unknown"
 )
 
 // Backend is one plugin process of the replica that answered.
@@ -384,13 +424,24 @@ type Backend struct {
 	StartedAt     time.Time
 	LastError     string
 	Size          *BackendSize // nil if the backend can not tell
+
+	Circuit           Circuit
+	InFlight, Waiting int // calls that run, and calls that wait for their turn
+	// LatencyP50 and LatencyP99 are of the calls of the last minutes, waits
+	// included; 0 where there were none.
+	LatencyP50, LatencyP99 time.Duration
+	// LastLines is the end of what the last process that ended had logged. Only
+	// the role operator gets it.
+	LastLines     string
+	SHA256        string // of the program, in hex; "" where somebody else runs it
+	ResidentBytes int64  // memory; 0 where that is not known
 }
 
 // BackendSize is what a store holds over all tenants; -1 is not known.
 type BackendSize struct{ Bytes, Entries, Versions, Changes int64 }
 
 // ListBackends returns every backend of the manifest, by name. It needs the
-// role admin.
+// role admin or operator.
 func (c *Client) ListBackends(ctx context.Context) ([]Backend, error) {
 	ctx, cancel, k := c.begin(ctx, "client.ListBackends", config.Key{})
 	defer cancel()

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -21,6 +22,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 
 	"github.com/tagstore/tagstore/core/config"
@@ -41,7 +44,7 @@ const (
 // server has not seen, jitters its backoff, stays within the deadline and
 // obeys a server that asks it to wait. The format is that of
 // https://github.com/grpc/grpc/blob/master/doc/service_config.md.
-const serviceConfig = `{"methodConfig": [{
+const serviceConfig = `{%s"methodConfig": [{
 	"name": [
 		{"service": "tagstore.v1.ConfigService", "method": "Get"},
 		{"service": "tagstore.v1.ConfigService", "method": "BatchGet"},
@@ -57,11 +60,12 @@ const serviceConfig = `{"methodConfig": [{
 
 // Client calls one configuration service. Make it with New, end it with Close.
 type Client struct {
-	target  string
-	timeout time.Duration
-	conn    *grpc.ClientConn
-	config  tagstorev1.ConfigServiceClient
-	admin   tagstorev1.AdminServiceClient
+	target   string
+	timeout  time.Duration
+	conn     *grpc.ClientConn
+	config   tagstorev1.ConfigServiceClient
+	admin    tagstorev1.AdminServiceClient
+	carriers *carriers // nil without WithStreams
 }
 
 // Option changes what New does.
@@ -70,6 +74,8 @@ type Option func(*options)
 type options struct {
 	creds     credentials.TransportCredentials
 	insecure  bool
+	spread    bool
+	streams   bool
 	timeout   time.Duration
 	telemetry []otelgrpc.Option
 }
@@ -97,6 +103,30 @@ func WithTimeout(d time.Duration) Option {
 	return func(o *options) { o.timeout = d }
 }
 
+// WithRoundRobin spreads the calls over all addresses that the target resolves
+// to, instead of holding on to the first that answers: a call goes to the next
+// address that there is a connection to, so one replica that is gone costs no
+// more than the calls that it had. A name is looked up again when a connection
+// breaks, at most every 30 s.
+func WithRoundRobin() Option {
+	return func(o *options) { o.spread = true }
+}
+
+// WithStreams has Gets go over streams that stay open, one for each token, which
+// takes a fraction of the time of calls when many are made at once. The answers
+// and errors are the same. The metrics and spans of the client are then those of
+// the streams; a Get in a trace that is sampled is made as a call of its own, and
+// so is one that a stream can not take, or has lost, or the service has no streams
+// for.
+//
+// A stream holds on to one replica for 20 s, which need not be the one that writes
+// go to: MinVersion asks for what was written. It pays for itself when its token
+// makes a few calls in that time; a program whose every call has another token
+// does without.
+func WithStreams() Option {
+	return func(o *options) { o.streams = true }
+}
+
 // WithTelemetry sends the calls' metrics and spans to these providers instead
 // of OpenTelemetry's globals. The trace context of a call's context reaches the
 // service either way, in the form of the global propagator.
@@ -107,7 +137,10 @@ func WithTelemetry(meters metric.MeterProvider, tracers trace.TracerProvider) Op
 }
 
 // New returns a client of the service at target: "host:port", a gRPC target
-// such as "dns:///host:port", or "unix:/path". It does not connect: an
+// such as "dns:///host:port", "unix:/path", or several "host:port" with commas
+// between them, which the calls are spread over as by WithRoundRobin: any of
+// them may be away, and what was sent to one is not tried at another but by the
+// rules for retries. It does not connect: an
 // address where nobody answers shows in the first call, as Unavailable. The
 // error has code InvalidArgument.
 func New(target string, opts ...Option) (*Client, error) {
@@ -119,12 +152,28 @@ func New(target string, opts ...Option) (*Client, error) {
 	if o.timeout <= 0 {
 		return nil, &config.Error{Op: op, Code: config.InvalidArgument, Message: "the timeout is not positive"}
 	}
+	endpoint := target
+	var static []grpc.DialOption
+	targets := []string{target}
+	if strings.Contains(target, ",") && !strings.HasPrefix(target, "unix") && !strings.Contains(target, "://") {
+		targets = strings.Split(target, ",")
+		addresses, err := parseReplicas(target)
+		if err != nil {
+			return nil, config.AsError(err, op, config.Key{})
+		}
+		endpoint, static = addresses.target(), addresses.dial()
+		o.spread = true
+	}
+	balancing := ""
+	if o.spread {
+		balancing = `"loadBalancingConfig": [{"round_robin": {}}], `
+	}
 	plaintext := o.creds.Info().SecurityProtocol == insecure.NewCredentials().Info().SecurityProtocol
 	dial := []grpc.DialOption{
 		grpc.WithTransportCredentials(o.creds),
 		grpc.WithPerRPCCredentials(bearer{secure: !plaintext}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReceive)),
-		grpc.WithDefaultServiceConfig(serviceConfig),
+		grpc.WithDefaultServiceConfig(fmt.Sprintf(serviceConfig, balancing)),
 		// Nobody may change the retries by a DNS record.
 		grpc.WithDisableServiceConfig(),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -135,21 +184,25 @@ func New(target string, opts ...Option) (*Client, error) {
 		grpc.WithStatsHandler(otelgrpc.NewClientHandler(o.telemetry...)),
 	}
 	if plaintext && !o.insecure {
-		local, err := localDial(target)
+		local, err := localDial(targets)
 		if err != nil {
 			return nil, config.AsError(err, op, config.Key{})
 		}
 		dial = append(dial, local...)
 	}
-	conn, err := grpc.NewClient(target, dial...)
+	conn, err := grpc.NewClient(endpoint, append(dial, static...)...)
 	if err != nil {
 		return nil, (&config.Error{Op: op, Code: config.InvalidArgument, Message: "the target is not valid"}).
 			WithHint("give it as host:port").WithCause(err)
 	}
-	return &Client{
+	c := &Client{
 		target: target, timeout: o.timeout, conn: conn,
 		config: tagstorev1.NewConfigServiceClient(conn), admin: tagstorev1.NewAdminServiceClient(conn),
-	}, nil
+	}
+	if o.streams {
+		c.carriers = newCarriers(c.config)
+	}
+	return c, nil
 }
 
 // Close ends the connection and every call on it, with code Canceled. It
@@ -157,30 +210,22 @@ func New(target string, opts ...Option) (*Client, error) {
 func (c *Client) Close() error {
 	// ErrClientConnClosing is all that Close of a connection can return.
 	_ = c.conn.Close()
+	if c.carriers != nil {
+		c.carriers.close()
+	}
 	return nil
 }
 
-// localDial checks that target is on this machine, and returns the options
-// that hold the connection to it: a name is looked up anew for every
+// localDial checks that all targets are on this machine, and returns the options
+// that hold the connections to it: a name is looked up anew for every
 // connection, and what it resolves to then is checked before a byte is sent.
-func localDial(target string) ([]grpc.DialOption, error) {
-	if strings.HasPrefix(target, "unix:") || strings.HasPrefix(target, "unix-abstract:") {
+func localDial(targets []string) ([]grpc.DialOption, error) {
+	if one := targets[0]; len(targets) == 1 && (strings.HasPrefix(one, "unix:") || strings.HasPrefix(one, "unix-abstract:")) {
 		return nil, nil
 	}
-	endpoint := target
-	if _, rest, ok := strings.Cut(target, "://"); ok {
-		if _, endpoint, ok = strings.Cut(rest, "/"); !ok {
-			endpoint = rest
-		}
-	}
-	host, _, err := net.SplitHostPort(endpoint)
-	if err != nil {
-		return nil, config.Errorf(config.InvalidArgument, "the target is not valid").WithHint("give it as host:port")
-	}
-	if host != "localhost" {
-		ip, err := netip.ParseAddr(host)
-		if err != nil || !ip.Unmap().IsLoopback() {
-			return nil, errPlaintext()
+	for _, target := range targets {
+		if err := checkLocal(strings.TrimSpace(target)); err != nil {
+			return nil, err
 		}
 	}
 	dialer := &net.Dialer{Control: func(_, address string, _ syscall.RawConn) error {
@@ -193,6 +238,52 @@ func localDial(target string) ([]grpc.DialOption, error) {
 	return []grpc.DialOption{grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
 		return dialer.DialContext(ctx, "tcp", address)
 	})}, nil
+}
+
+func checkLocal(target string) error {
+	endpoint := target
+	if _, rest, ok := strings.Cut(target, "://"); ok {
+		if _, endpoint, ok = strings.Cut(rest, "/"); !ok {
+			endpoint = rest
+		}
+	}
+	host, _, err := net.SplitHostPort(endpoint)
+	if err != nil {
+		return config.Errorf(config.InvalidArgument, "the target is not valid").WithHint("give it as host:port")
+	}
+	if host != "localhost" {
+		ip, err := netip.ParseAddr(host)
+		if err != nil || !ip.Unmap().IsLoopback() {
+			return errPlaintext()
+		}
+	}
+	return nil
+}
+
+// replicas are the addresses of a target that names several.
+type replicas []resolver.Address
+
+func parseReplicas(target string) (replicas, error) {
+	var all replicas
+	for one := range strings.SplitSeq(target, ",") {
+		one = strings.TrimSpace(one)
+		host, port, err := net.SplitHostPort(one)
+		if err != nil || host == "" || port == "" {
+			return nil, config.Errorf(config.InvalidArgument, "the target is not valid").WithHint("give several addresses as host:port,host:port")
+		}
+		all = append(all, resolver.Address{Addr: one, ServerName: host})
+	}
+	return all, nil
+}
+
+const replicaScheme = "tagstore-replicas"
+
+func (r replicas) target() string { return replicaScheme + ":///" + r[0].ServerName }
+
+func (r replicas) dial() []grpc.DialOption {
+	static := manual.NewBuilderWithScheme(replicaScheme)
+	static.InitialState(resolver.State{Addresses: r})
+	return []grpc.DialOption{grpc.WithResolvers(static)}
 }
 
 func errPlaintext() *config.Error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,6 +41,7 @@ type service struct {
 	history  func(context.Context, *tagstorev1.HistoryRequest) (*tagstorev1.HistoryResponse, error)
 	rollback func(context.Context, *tagstorev1.RollbackRequest) (*tagstorev1.RollbackResponse, error)
 	watch    func(*tagstorev1.WatchRequest, grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error
+	session  func(sessionStream) error // nil: there are none
 }
 
 func (s *service) Get(ctx context.Context, r *tagstorev1.GetRequest) (*tagstorev1.GetResponse, error) {
@@ -76,6 +78,15 @@ func (s *service) Rollback(ctx context.Context, r *tagstorev1.RollbackRequest) (
 
 func (s *service) Watch(r *tagstorev1.WatchRequest, stream grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error {
 	return s.watch(r, stream)
+}
+
+type sessionStream = grpc.BidiStreamingServer[tagstorev1.SessionRequest, tagstorev1.SessionResponse]
+
+func (s *service) Session(stream sessionStream) error {
+	if s.session == nil {
+		return s.UnimplementedConfigServiceServer.Session(stream)
+	}
+	return s.session(stream)
 }
 
 type adminService struct {
@@ -472,6 +483,34 @@ func TestOnlyReadsAreRetried(t *testing.T) {
 	}
 }
 
+// A call that is refused since its tenant asks for too much is not sent again, and
+// its error says how long to wait: over a stream, too.
+func TestRefusedCallsAreNotRetried(t *testing.T) {
+	refused := config.Errorf(config.ResourceExhausted, "too much").WithHint("wait")
+	refused.RetryAfter = 1500 * time.Millisecond
+	for name, opts := range map[string][]client.Option{"calls": nil, "streams": {client.WithStreams()}} {
+		t.Run(name, func(t *testing.T) {
+			var calls atomic.Int32
+			carrier := &sessions{most: 100, answer: func(c *tagstorev1.SessionCall) *tagstorev1.SessionAnswer {
+				calls.Add(1)
+				return declined(c, refused)
+			}}
+			c := connect(t, &service{
+				get: func(context.Context, *tagstorev1.GetRequest) (*tagstorev1.GetResponse, error) {
+					calls.Add(1)
+					return nil, refused
+				},
+				session: carrier.serve,
+			}, opts...)
+			_, err := c.Get(as(t, "one"), key(t, "p_a"), config.Service{})
+			e := config.AsError(err, "", config.Key{})
+			if e.Code != config.ResourceExhausted || e.RetryAfter != refused.RetryAfter || calls.Load() != 1 {
+				t.Errorf("%v, to wait %v, after %d calls", err, e.RetryAfter, calls.Load())
+			}
+		})
+	}
+}
+
 // A write whose connection breaks may have happened; one that met no service has
 // not, and one that the service turned away neither.
 func TestBrokenWriteSaysThatItMayHaveHappened(t *testing.T) {
@@ -627,10 +666,14 @@ func TestListBackends(t *testing.T) {
 		{
 			Name: "params", Prefixes: []string{"param_config_"}, State: tagstorev1.BackendState_BACKEND_STATE_SERVING,
 			PluginName: "local", PluginVersion: "v1", Capabilities: []string{"batch"}, Caveats: []string{"permanent_delete"}, Pid: 7, Generation: 2, Restarts: 1,
+			Circuit: tagstorev1.BackendCircuit_BACKEND_CIRCUIT_HALF_OPEN, InFlight: 3, Waiting: 4,
+			LatencyP50: durationpb.New(time.Millisecond), LatencyP99: durationpb.New(2 * time.Millisecond), LastLines: "a\nb", Sha256: "9f", ResidentBytes: 5,
 			StartedAt: timestamppb.New(at), Size: &tagstorev1.BackendSize{Bytes: 1, Entries: 2, Versions: 3, Changes: -1},
 		},
 		{Name: "tenants", State: tagstorev1.BackendState_BACKEND_STATE_RESTARTING, LastError: "exit status 1"},
-		{Name: "newer", State: 99},
+		{Name: "broken", State: tagstorev1.BackendState_BACKEND_STATE_FAILED, Circuit: tagstorev1.BackendCircuit_BACKEND_CIRCUIT_OPEN},
+		{Name: "stopped", State: tagstorev1.BackendState_BACKEND_STATE_STOPPED, Circuit: tagstorev1.BackendCircuit_BACKEND_CIRCUIT_CLOSED},
+		{Name: "newer", State: 99, Circuit: 99},
 	}})
 	got, err := dial(t, lis.Addr().String()).ListBackends(t.Context())
 	if err != nil {
@@ -640,10 +683,14 @@ func TestListBackends(t *testing.T) {
 		{
 			Name: "params", Prefixes: []string{"param_config_"}, State: client.BackendServing, PluginName: "local", PluginVersion: "v1",
 			Capabilities: []string{"batch"}, Caveats: []string{"permanent_delete"}, PID: 7, Generation: 2, Restarts: 1, StartedAt: at,
-			Size: &client.BackendSize{Bytes: 1, Entries: 2, Versions: 3, Changes: -1},
+			Size:    &client.BackendSize{Bytes: 1, Entries: 2, Versions: 3, Changes: -1},
+			Circuit: client.CircuitHalfOpen, InFlight: 3, Waiting: 4, LatencyP50: time.Millisecond, LatencyP99: 2 * time.Millisecond,
+			LastLines: "a\nb", SHA256: "9f", ResidentBytes: 5,
 		},
-		{Name: "tenants", State: client.BackendRestarting, LastError: "exit status 1"},
-		{Name: "newer", State: client.BackendUnknown},
+		{Name: "tenants", State: client.BackendRestarting, LastError: "exit status 1", Circuit: client.CircuitUnknown},
+		{Name: "broken", State: client.BackendFailed, Circuit: client.CircuitOpen},
+		{Name: "stopped", State: client.BackendStopped, Circuit: client.CircuitClosed},
+		{Name: "newer", State: client.BackendUnknown, Circuit: client.CircuitUnknown},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("backends (-want +got):\n%s", diff)

@@ -13,4 +13,11 @@
 //
 // Answers are checked against what was asked: an answer for another key,
 // service or prefix is an error with code Internal and never data.
+//
+// WithStreams makes many Gets cheaper: they go over a stream for each token that
+// stays open.
+//
+// A Cache in front of a Client answers reads from memory and is kept right by
+// watches: for each token by itself, behind the service by no more than the lag
+// that each answer tells. A Value reads a key as a type of the program.
 package client

@@ -94,6 +94,17 @@ func backendFromWire(b *tagstorev1.Backend) Backend {
 		PluginName: b.GetPluginName(), PluginVersion: b.GetPluginVersion(), Capabilities: b.GetCapabilities(), Caveats: b.GetCaveats(),
 		PID: b.GetPid(), Generation: b.GetGeneration(), Restarts: b.GetRestarts(),
 		StartedAt: timeFromWire(b.GetStartedAt()), LastError: b.GetLastError(),
+		Circuit: CircuitUnknown, InFlight: int(b.GetInFlight()), Waiting: int(b.GetWaiting()),
+		LatencyP50: b.GetLatencyP50().AsDuration(), LatencyP99: b.GetLatencyP99().AsDuration(),
+		LastLines: b.GetLastLines(), SHA256: b.GetSha256(), ResidentBytes: b.GetResidentBytes(),
+	}
+	switch b.GetCircuit() {
+	case tagstorev1.BackendCircuit_BACKEND_CIRCUIT_CLOSED:
+		out.Circuit = CircuitClosed
+	case tagstorev1.BackendCircuit_BACKEND_CIRCUIT_OPEN:
+		out.Circuit = CircuitOpen
+	case tagstorev1.BackendCircuit_BACKEND_CIRCUIT_HALF_OPEN:
+		out.Circuit = CircuitHalfOpen
 	}
 	switch b.GetState() {
 	case tagstorev1.BackendState_BACKEND_STATE_STARTING:
@@ -104,6 +115,8 @@ func backendFromWire(b *tagstorev1.Backend) Backend {
 		out.State = BackendRestarting
 	case tagstorev1.BackendState_BACKEND_STATE_STOPPED:
 		out.State = BackendStopped
+	case tagstorev1.BackendState_BACKEND_STATE_FAILED:
+		out.State = BackendFailed
 	}
 	if s := b.GetSize(); s != nil {
 		out.Size = &BackendSize{Bytes: s.GetBytes(), Entries: s.GetEntries(), Versions: s.GetVersions(), Changes: s.GetChanges()}

@@ -1,0 +1,116 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/tagstore/tagstore/core/config"
+)
+
+// lonely is a session of a service that is not there.
+func lonely(t *testing.T, opts ...SessionOption) *Session {
+	t.Helper()
+	c, err := New("127.0.0.1:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	cache, err := NewCache(c, CacheOptions{Prefixes: []string{"p_"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cache.Close() })
+	s, err := cache.Session("acme/1", opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func parsed(t *testing.T, key string) config.Key {
+	t.Helper()
+	k, err := config.ParseKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k
+}
+
+// What is told in the moment in which a session ends is not held: nobody would
+// let go of it, and it would count for the whole cache.
+func TestNothingIsHeldBehindTheEnd(t *testing.T) {
+	s := lonely(t)
+	for round := range 200 {
+		f := newFeed(s, scope{prefix: "p_"})
+		var tellers sync.WaitGroup
+		told := make(chan struct{}, 4)
+		for n := range 4 {
+			key := parsed(t, fmt.Sprintf("p_%d", n))
+			tellers.Go(func() {
+				for version := uint64(1); ; version++ {
+					err := f.event(Event{Kind: EventPut, Entry: Entry{Key: key, Version: version, Value: []byte("v")}})
+					if errors.Is(err, errEnded) {
+						return
+					}
+					if version == 1 {
+						told <- struct{}{}
+					}
+				}
+			})
+		}
+		for range 4 {
+			<-told
+		}
+		f.drop()
+		tellers.Wait()
+		if n := s.cache.bytes.Load(); n != 0 {
+			t.Fatalf("round %d: %d bytes are held, and nothing is", round, n)
+		}
+	}
+}
+
+// Two answers of the store that come in another order than they were given, and
+// an own write that is answered late, take nobody back.
+func TestLateAnswersDoNotGoBack(t *testing.T) {
+	s := lonely(t)
+	key := parsed(t, "p_a")
+	at := func(version uint64) *record {
+		return newValue(Entry{Key: key, Version: version, Value: []byte{byte(version)}})
+	}
+	f := newFeed(s, scope{prefix: "p_"})
+	sl := f.slot(key)
+
+	gen, _ := f.look(sl) // both ask now
+	if held, again := f.found(sl, at(8), gen, true); held != nil || again {
+		t.Fatalf("the first answer was not taken: %v, %v", held, again)
+	}
+	if held, _ := f.found(sl, at(7), gen, true); held == nil || held.answer.Entry.Version != 8 {
+		t.Errorf("the older answer that came later was taken: %+v", held)
+	}
+	if held := sl.record.Load(); held == nil || held.answer.Entry.Version != 8 {
+		t.Errorf("%+v is held, want version 8", held)
+	}
+
+	f.mu.Lock()
+	f.doubt(sl)
+	f.mu.Unlock()
+	f.wrote(key, Entry{Key: key, Version: 7})
+	if err := f.event(Event{Kind: EventSync}); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.event(Event{Kind: EventPut, Entry: at(7).answer.Entry}); err != nil {
+		t.Fatal(err)
+	}
+	if held := sl.record.Load(); held != nil && held.answer.Entry.Version < 8 {
+		t.Errorf("version %d is held behind version 8", held.answer.Entry.Version)
+	}
+	// The watch is believed again once it has come that far.
+	if err := f.event(Event{Kind: EventPut, Entry: at(8).answer.Entry}); err != nil {
+		t.Fatal(err)
+	}
+	if held := sl.record.Load(); held == nil || held.answer.Entry.Version != 8 {
+		t.Errorf("%+v is held, want version 8", held)
+	}
+}

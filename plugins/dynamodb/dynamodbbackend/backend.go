@@ -144,14 +144,14 @@ func (s *Store) begin(ctx context.Context, op string, key config.Key) error {
 
 // fail returns err as an error of one operation. After Close every error is that
 // of a closed store, since it is what ended the call; once the caller's time is
-// up it is the context's.
+// up it is the context's, which says of a write that it may have been made.
 func (s *Store) fail(ctx context.Context, err error, op string, key config.Key) error {
 	switch {
 	case err == nil:
 		return nil
 	case ctx.Err() != nil && config.CodeOf(err) != config.Canceled && config.CodeOf(err) != config.DeadlineExceeded:
 		return contextError(ctx, op, key)
-	case s.closed.Load() && config.CodeOf(err) != config.OutcomeUnknown:
+	case s.closed.Load() && ctx.Err() == nil && config.CodeOf(err) != config.OutcomeUnknown:
 		return config.AsError(errClosed(), op, key)
 	}
 	return config.AsError(err, op, key)

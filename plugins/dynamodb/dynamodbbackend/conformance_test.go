@@ -14,7 +14,7 @@ import (
 	"github.com/tagstore/tagstore/plugins/dynamodb/internal/daxtest"
 )
 
-var claim = drivertest.Caps{Batch: true, History: true, Ping: true, Idempotent: true, MaxValue: DefaultMaxValue}
+var claim = drivertest.Caps{Batch: true, History: true, Ping: true, Idempotent: true, MaxValue: defaults.MaxValue}
 
 // motoMaxValue: moto counts a binary attribute as the base64 text in which it is
 // sent, and an update as what was there before on top of what there will be.
@@ -101,12 +101,9 @@ func runProgram(t *testing.T, claim drivertest.Caps, dax bool) {
 		o := maps.Clone(options)
 		o["table"] = table(t, endpoint)
 		return o
-	}, claim, plugintest.Durable(), plugintest.Shared(), plugintest.Env(environment...))
+	}, claim, plugintest.Durable(), plugintest.Shared(), plugintest.AWS())
 }
 
 func TestConformanceOfTheProgramWithDAX(t *testing.T) { runProgram(t, eventual(), true) }
 
 func TestConformanceOfTheProgram(t *testing.T) { runProgram(t, claim, false) }
-
-// environment are the variables that the manifest would name.
-var environment = []string{"AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}

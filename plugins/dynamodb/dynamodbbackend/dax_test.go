@@ -152,7 +152,7 @@ func TestDAXFailures(t *testing.T) {
 				if slices.ContainsFunc(results[:120], func(r driver.Result) bool { return config.CodeOf(r.Err) != config.NotFound }) {
 					t.Error("a key that does not exist has another answer")
 				}
-				if took := time.Since(began); took > 5*time.Second {
+				if took := time.Since(began); took > 30*time.Second {
 					t.Errorf("it took %v", took)
 				}
 			}

@@ -142,7 +142,7 @@ func TestCreateTable(t *testing.T) {
 			put(t, openStore(t, o), limits(t), `1`) // it is there: nothing to make
 			db := client(t, endpoint)
 			out, err := db.DescribeTimeToLive(context.Background(), &dynamodb.DescribeTimeToLiveInput{TableName: aws.String(o.Table)})
-			if err != nil || aws.ToString(out.TimeToLiveDescription.AttributeName) != DefaultTTLAttribute {
+			if err != nil || aws.ToString(out.TimeToLiveDescription.AttributeName) != defaults.TTLAttribute {
 				t.Errorf("time to live: %+v, %v", out, err)
 			}
 		})

@@ -9,14 +9,8 @@ import (
 	"time"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/options"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
-)
-
-// The defaults of Options.
-const (
-	DefaultMaxValue          = 350 << 10
-	DefaultIdempotencyWindow = 24 * time.Hour
-	DefaultTTLAttribute      = "expiresAt"
 )
 
 // The largest values that Options accepts.
@@ -32,33 +26,36 @@ const (
 // means its default; Table has none.
 type Options struct {
 	// Table is the table's name. Its keys are pk and sk, both text.
-	Table string `json:"table"`
+	Table string `json:"table" required:"true" doc:"name the DynamoDB table, such as \"tenant-config\"; its keys are pk and sk, both text"`
 	// KeyPrefix is what every key of this store begins with and no sort key
 	// has: with "tenant_config_" the key tenant_config_limits is CONFIG#limits.
-	KeyPrefix string `json:"key_prefix"`
+	KeyPrefix string `json:"key_prefix" doc:"what every key of this store begins with and no sort key has"`
 	// ConsistentReads is true unless it is set to false: then Get and BatchGet
 	// cost half and may be a moment behind writes of other processes.
-	ConsistentReads *bool `json:"consistent_reads"`
+	ConsistentReads *bool `json:"consistent_reads" doc:"false makes reads cost half and lets them be a moment behind the writes of other processes; true, unless dax_endpoint is set"`
 	// DAXEndpoint is the endpoint of a DAX cluster, which then answers Get and
 	// BatchGet: "dax://host:8111" or, with TLS, "daxs://host".
-	DAXEndpoint string `json:"dax_endpoint"`
+	DAXEndpoint string `json:"dax_endpoint" doc:"endpoint of a DAX cluster, which then answers reads: dax://host:8111, or daxs:// with TLS"`
 	// HistoryLimit is how many versions of one key are kept; 0 keeps all.
-	HistoryLimit int `json:"history_limit"`
+	HistoryLimit int `json:"history_limit" doc:"how many versions of one key are kept; 0 keeps all"`
 	// HistoryTTL is how long a version is kept after the next one was written,
 	// as time.ParseDuration reads it; "" keeps it forever.
-	HistoryTTL string `json:"history_ttl"`
+	HistoryTTL string `json:"history_ttl" doc:"how long a version is kept after the next one was written, such as 720h; without it for ever"`
 	// TTLAttribute is the attribute that the table's time to live looks at.
-	TTLAttribute string `json:"ttl_attribute"`
+	TTLAttribute string `json:"ttl_attribute" default:"expiresAt" doc:"the attribute that the table's time to live looks at"`
 	// MaxValue is the largest value in bytes.
-	MaxValue int `json:"max_value"`
+	MaxValue int `json:"max_value" default:"358400" doc:"the largest value in bytes"`
 	// IdempotencyWindow is how long a write's idempotency key is remembered, as
 	// time.ParseDuration reads it.
-	IdempotencyWindow string `json:"idempotency_window"`
+	IdempotencyWindow string `json:"idempotency_window" default:"24h" doc:"how long a write's idempotency key is remembered"`
 	// CreateTable makes the table if it is not there. It is for development.
-	CreateTable bool `json:"create_table"`
+	CreateTable bool `json:"create_table" doc:"make the table if it is not there: for development"`
 
 	awsconn.Options
 }
+
+// defaults is what Options mean that say nothing.
+var defaults = options.Defaults[Options]()
 
 // settings are Options that were checked.
 type settings struct {
@@ -80,11 +77,14 @@ var tableName = regexp.MustCompile(`^[A-Za-z0-9_.-]{3,255}$`)
 // parse returns the settings, or one InvalidArgument error that names
 // everything that is wrong.
 func (o Options) parse() (settings, error) {
+	if err := options.Fill(&o); err != nil {
+		return settings{}, err
+	}
 	var wrong []string
 	refuse := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	duration := func(name, text string, fallback, least, most time.Duration) time.Duration {
+	duration := func(name, text string, least, most time.Duration) time.Duration {
 		if text == "" {
-			return fallback
+			return 0
 		}
 		d, err := time.ParseDuration(text)
 		if err != nil || d < least || d > most {
@@ -105,7 +105,7 @@ func (o Options) parse() (settings, error) {
 		refuse("history_limit is %d: use 1 to %d, or leave it out to keep all versions", o.HistoryLimit, maxHistoryLimit)
 	}
 	if o.MaxValue < 0 || o.MaxValue > maxMaxValue {
-		refuse("max_value is %d: use 1 to %d, or leave it out for %d", o.MaxValue, maxMaxValue, DefaultMaxValue)
+		refuse("max_value is %d: use 1 to %d, or leave it out for %d", o.MaxValue, maxMaxValue, defaults.MaxValue)
 	}
 	if o.DAXEndpoint != "" {
 		if u, err := url.Parse(o.DAXEndpoint); err != nil || u.Scheme != "dax" && u.Scheme != "daxs" || u.Hostname() == "" || u.User != nil ||
@@ -126,20 +126,14 @@ func (o Options) parse() (settings, error) {
 		consistent:        o.DAXEndpoint == "" && (o.ConsistentReads == nil || *o.ConsistentReads),
 		dax:               o.DAXEndpoint,
 		historyLimit:      uint64(max(o.HistoryLimit, 0)),
-		historyTTL:        duration("history_ttl", o.HistoryTTL, 0, minHistoryTTL, maxHistoryTTL),
+		historyTTL:        duration("history_ttl", o.HistoryTTL, minHistoryTTL, maxHistoryTTL),
 		ttlAttribute:      o.TTLAttribute,
 		maxValue:          o.MaxValue,
-		idempotencyWindow: duration("idempotency_window", o.IdempotencyWindow, DefaultIdempotencyWindow, time.Second, maxIdempotencyWindow),
+		idempotencyWindow: duration("idempotency_window", o.IdempotencyWindow, time.Second, maxIdempotencyWindow),
 		createTable:       o.CreateTable,
 	}
-	if s.maxValue == 0 {
-		s.maxValue = DefaultMaxValue
-	}
-	if s.ttlAttribute == "" {
-		s.ttlAttribute = DefaultTTLAttribute
-	}
 	if slices.Contains(reserved, s.ttlAttribute) || len(s.ttlAttribute) > 255 {
-		refuse("ttl_attribute is one that the table model uses itself: leave it out for %q, or name another", DefaultTTLAttribute)
+		refuse("ttl_attribute is one that the table model uses itself: leave it out for %q, or name another", defaults.TTLAttribute)
 	}
 	if wrong = append(wrong, o.Check()...); len(wrong) > 0 {
 		return settings{}, config.Errorf(config.InvalidArgument, "the options of the dynamodb store are wrong: %s", strings.Join(wrong, "; "))

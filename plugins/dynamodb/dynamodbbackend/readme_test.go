@@ -82,8 +82,8 @@ func TestReadmeOptions(t *testing.T) {
 		"create_table":         fmt.Sprintf("`%t`", s.createTable),
 		"tenant_role":          "none",
 		"tenant_role_duration": fmt.Sprintf("`%gh`", awsconn.DefaultTenantRoleDuration.Hours()),
-		"timeout":              fmt.Sprintf("`%gs`", awsconn.DefaultTimeout.Seconds()),
-		"max_attempts":         fmt.Sprintf("`%d`", awsconn.DefaultMaxAttempts),
+		"timeout":              "`" + awsconn.Defaults.Timeout + "`",
+		"max_attempts":         fmt.Sprintf("`%d`", awsconn.Defaults.MaxAttempts),
 	}
 	var want, got [][2]string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Options]()) {

@@ -213,7 +213,7 @@ func TestErrorEnded(t *testing.T) {
 		cancel()
 		began := time.Now()
 		check(t, "canceled before", call(ctx, ddb), write, config.Canceled, "")
-		if took := time.Since(began); took > 100*time.Millisecond {
+		if took := time.Since(began); took > 10*time.Second {
 			t.Errorf("a call whose context is done took %s", took)
 		}
 	}

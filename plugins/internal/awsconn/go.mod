@@ -30,6 +30,7 @@ require (
 	github.com/aws/aws-sdk-go-v2/service/signin v1.12.3 // indirect
 	github.com/aws/aws-sdk-go-v2/service/sso v1.39.3 // indirect
 	github.com/aws/aws-sdk-go-v2/service/ssooidc v1.44.3 // indirect
+	github.com/google/jsonschema-go v0.4.3 // indirect
 	github.com/stretchr/testify v1.12.1 // indirect
 )
 

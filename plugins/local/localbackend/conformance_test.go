@@ -13,7 +13,7 @@ import (
 const changesKept = 300
 
 var claim = drivertest.Caps{
-	Batch: true, History: true, Watch: true, Ping: true, Idempotent: true, Size: true, MaxValue: DefaultMaxValue,
+	Batch: true, History: true, Watch: true, Ping: true, Idempotent: true, Size: true, MaxValue: defaults.MaxValue,
 }
 
 func suiteOptions(t testing.TB) Options {
@@ -40,6 +40,13 @@ func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
 	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
 		plugintest.Durable(), plugintest.Changes(changesKept))
+}
+
+// The same program in a container of its own, as it were.
+func TestR34ConformanceOfTheSidecar(t *testing.T) {
+	t.Parallel()
+	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
+		plugintest.Durable(), plugintest.Changes(changesKept), plugintest.Attached())
 }
 
 func FuzzConformance(f *testing.F) { drivertest.Fuzz(f, inProcess) }

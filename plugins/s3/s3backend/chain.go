@@ -2,6 +2,7 @@ package s3backend
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -61,8 +62,24 @@ type place struct {
 	same bool
 }
 
-// errVanished says that an object was removed while a chain was looked at.
+// errVanished says that an object was removed while a chain was looked at. It
+// is passed on as it is: a copy of it, such as one with a cause, is another error
+// to errors.Is.
 var errVanished = config.Errorf(config.Unavailable, "a version of the object was removed meanwhile").WithHint("retry")
+
+// looks bounds how often one call looks again at an object that changed while
+// it looked.
+const looks = 5
+
+// steadily looks again where a version was removed under the look.
+func steadily(look func() error) error {
+	for range looks {
+		if err := look(); !errors.Is(err, errVanished) {
+			return err
+		}
+	}
+	return errRestless
+}
 
 // chainOf reads the first lines of an object's version list.
 func (s *Store) chainOf(ctx context.Context, tenant config.Tenant, path, after string, lines int) (*chain, error) {
@@ -138,7 +155,7 @@ func (c *chain) object(ctx context.Context, i int) (object, error) {
 		g.Go(func() (err error) {
 			fetched[n], err = c.s.head(ctx, c.tenant, c.path, c.lines[j].id)
 			if err != nil && absent(err) {
-				return errVanished.WithCause(err)
+				return errVanished
 			}
 			return err
 		})

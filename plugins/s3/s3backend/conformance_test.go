@@ -10,7 +10,7 @@ import (
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
 )
 
-var claim = drivertest.Caps{Batch: true, History: true, Ping: true, MaxValue: DefaultMaxValue}
+var claim = drivertest.Caps{Batch: true, History: true, Ping: true, MaxValue: defaults.MaxValue}
 
 func suiteOptions(t testing.TB) Options {
 	return Options{Bucket: newBucket(t), Options: awsconn.Options{Timeout: patience}}
@@ -33,24 +33,18 @@ func TestConformance(t *testing.T) {
 	drivertest.Run(t, claim, inProcess)
 }
 
-// environment is what the plugin needs of the host's, as the manifest names it.
-var environment = []string{
-	"AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED",
-	"AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
-}
-
 func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
 	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
-		plugintest.Durable(), plugintest.Shared(), plugintest.Env(environment...))
+		plugintest.Durable(), plugintest.Shared(), plugintest.AWS())
 }
 
 // The largest value goes through the plugin's process and back.
 func TestLargestValueThroughTheProgram(t *testing.T) {
 	t.Parallel()
-	h := plugintest.Open("..", func(t testing.TB) any { return suiteOptions(t) }, plugintest.Env(environment...))(t)
+	h := plugintest.Open("..", func(t testing.TB) any { return suiteOptions(t) }, plugintest.AWS())(t)
 	defer closeIt(t, h.Backend)
-	value := make([]byte, DefaultMaxValue)
+	value := make([]byte, defaults.MaxValue)
 	for i := range value {
 		value[i] = byte(i * i >> 8)
 	}

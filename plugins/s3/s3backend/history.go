@@ -60,22 +60,20 @@ func (s *Store) history(ctx context.Context, r driver.HistoryRequest) (driver.Pa
 			return driver.Page{}, config.Errorf(config.Internal, "a page token of this store can not be read")
 		}
 	}
-	for range looks {
-		h := &pastOf{s: s, id: r.ID, path: path, size: size, at: from}
-		err = h.run(ctx)
-		switch {
-		case errors.Is(err, errVanished):
-			continue
-		case err != nil:
-			return driver.Page{}, err
-		case from.version == 0 && len(h.page.Entries) == 0:
-			return driver.Page{}, errNotFound()
-		case h.more:
-			h.page.NextPageToken = s.tokens.Seal(h.at.String(), scope...)
-		}
-		return h.page, nil
+	var h *pastOf
+	err = steadily(func() error {
+		h = &pastOf{s: s, id: r.ID, path: path, size: size, at: from}
+		return h.run(ctx)
+	})
+	switch {
+	case err != nil:
+		return driver.Page{}, err
+	case from.version == 0 && len(h.page.Entries) == 0:
+		return driver.Page{}, errNotFound()
+	case h.more:
+		h.page.NextPageToken = s.tokens.Seal(h.at.String(), scope...)
 	}
-	return driver.Page{}, errRestless
+	return h.page, nil
 }
 
 // pastOf is what one call of History works on.
@@ -145,7 +143,7 @@ func (h *pastOf) fetch(ctx context.Context, c *chain, from int) (int, error) {
 		g.Go(func() (err error) {
 			objects[k], values[k], err = h.s.read(ctx, h.id.Tenant, h.path, line.id)
 			if err != nil && absent(err) {
-				return errVanished.WithCause(err)
+				return errVanished
 			}
 			return err
 		})

@@ -9,15 +9,8 @@ import (
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/keypath"
+	"github.com/tagstore/tagstore/core/options"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
-)
-
-// The defaults of Options.
-const (
-	DefaultPath         = keypath.ObjectTemplate
-	DefaultNoService    = keypath.ObjectNoService
-	DefaultMaxValue     = 8 << 20
-	DefaultHistoryLimit = 1000
 )
 
 // The largest values that Options accepts.
@@ -30,31 +23,34 @@ const (
 // means its default; Bucket has none.
 type Options struct {
 	// Bucket is the bucket's name. Its versioning must be enabled.
-	Bucket string `json:"bucket"`
+	Bucket string `json:"bucket" required:"true" doc:"name the bucket, such as \"example-config\"; its versioning must be enabled"`
 	// Path is the object key's template: see package keypath.
-	Path string `json:"path"`
+	Path string `json:"path" default:"{tenant}/{service}/{name}" doc:"template of the object keys"`
 	// Env is what {env} in Path stands for.
-	Env string `json:"env"`
+	Env string `json:"env" doc:"what {env} in path stands for"`
 	// KeyPrefix is what every key of the store starts with; {name} is the key
 	// without it.
-	KeyPrefix string `json:"key_prefix"`
+	KeyPrefix string `json:"key_prefix" doc:"what every key of the store starts with; {name} is the key without it"`
 	// NoService is the segment that {service} stands for in a tenant-wide key.
-	// Nil is DefaultNoService if Path has {service}; "" leaves the segment out.
-	NoService *string `json:"no_service"`
+	// Nil is keypath.ObjectNoService if Path has {service}; "" leaves the segment out.
+	NoService *string `json:"no_service" doc:"the segment that {service} stands for in a tenant-wide key, \"\" to leave it out; _ if path has {service}"`
 	// KMSKeyID names the KMS key that new objects are encrypted with. Empty: the
 	// bucket's default encryption.
-	KMSKeyID string `json:"kms_key_id"`
+	KMSKeyID string `json:"kms_key_id" doc:"KMS key that new objects are encrypted with; without it the bucket's default encryption"`
 	// MaxValue is the largest value in bytes, read or written.
-	MaxValue int `json:"max_value"`
+	MaxValue int `json:"max_value" default:"8388608" doc:"the largest value in bytes"`
 	// HistoryLimit is how many versions of one key History shows, and how many
 	// lines of S3's version list one call reads.
-	HistoryLimit int `json:"history_limit"`
+	HistoryLimit int `json:"history_limit" default:"1000" doc:"how many versions of one key are shown, and how many lines of S3's version list one call reads"`
 	// PathStyle puts the bucket into the path of the URL instead of its host
 	// name, as most emulators need it.
-	PathStyle bool `json:"path_style"`
+	PathStyle bool `json:"path_style" doc:"put the bucket into the path of the URL instead of its host name, as most emulators need it"`
 
 	awsconn.Options
 }
+
+// defaults is what Options mean that say nothing.
+var defaults = options.Defaults[Options]()
 
 // settings are Options that were checked.
 type settings struct {
@@ -76,6 +72,9 @@ var kmsKey = regexp.MustCompile(`^[A-Za-z0-9:/_-]{1,512}$`)
 // parse returns the settings, or one InvalidArgument error that names
 // everything that is wrong.
 func (o Options) parse() (settings, error) {
+	if err := options.Fill(&o); err != nil {
+		return settings{}, err
+	}
 	var wrong []string
 	switch {
 	case o.Bucket == "":
@@ -89,9 +88,6 @@ func (o Options) parse() (settings, error) {
 		wrong = append(wrong, "kms_key_id is no key's id, alias or ARN: copy the one that KMS shows")
 	}
 	number := func(name string, n, fallback, most int) int {
-		if n == 0 {
-			return fallback
-		}
 		if n < 0 || n > most {
 			wrong = append(wrong, fmt.Sprintf("%s is %d: use 1 to %d, or leave it out for %d", name, n, most, fallback))
 		}
@@ -100,8 +96,8 @@ func (o Options) parse() (settings, error) {
 	s := settings{
 		bucket:       o.Bucket,
 		kmsKeyID:     o.KMSKeyID,
-		maxValue:     number("max_value", o.MaxValue, DefaultMaxValue, maxMaxValue),
-		historyLimit: number("history_limit", o.HistoryLimit, DefaultHistoryLimit, maxHistoryLimit),
+		maxValue:     number("max_value", o.MaxValue, defaults.MaxValue, maxMaxValue),
+		historyLimit: number("history_limit", o.HistoryLimit, defaults.HistoryLimit, maxHistoryLimit),
 		pathStyle:    o.PathStyle,
 	}
 	paths := o.keypath()

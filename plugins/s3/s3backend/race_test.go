@@ -5,7 +5,9 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/tagstore/tagstore/core/config"
@@ -136,6 +138,8 @@ func TestWriteThatArrivesAfterItsValueCameBack(t *testing.T) {
 					t.Errorf("%s lists %v", who, page.Entries)
 				}
 			}
+			// Another late write is removed while this writer looks where it came.
+			proxy.Inject(emulators.Fault{Operation: "HeadObject", Times: 1, Then: emulators.Reply, Answer: emulators.Answer{Status: http.StatusNotFound}})
 			goOn()
 			wg.Wait()
 			if c.conflict == 0 && late != nil {
@@ -341,4 +345,61 @@ func TestLateDeleteMarker(t *testing.T) {
 	if got, want := past(t, direct, key), "3 three, 2 deleted, 1 one"; got != want {
 		t.Errorf("history %q, want %q", got, want)
 	}
+}
+
+// The loser of a race removes what it stored. Whoever looks at the version list
+// meanwhile finds a line of it gone, and looks again: that is nobody's error.
+func TestAVersionVanishesUnderALook(t *testing.T) {
+	t.Parallel()
+	list := func(s *Store) error {
+		_, err := s.List(t.Context(), driver.ListRequest{Tenant: key.Tenant, Service: key.Service})
+		return err
+	}
+	for name, c := range map[string]struct {
+		method string // of the request that finds its version gone
+		call   func(*Store) error
+	}{
+		"get":              {http.MethodHead, func(s *Store) error { _, err := s.Get(t.Context(), key, 0); return err }},
+		"get of version":   {http.MethodHead, func(s *Store) error { _, err := s.Get(t.Context(), key, 2); return err }},
+		"its bytes":        {http.MethodGet, func(s *Store) error { _, err := s.Get(t.Context(), key, 2); return err }},
+		"history":          {http.MethodGet, func(s *Store) error { _, err := s.History(t.Context(), driver.HistoryRequest{ID: key}); return err }},
+		"list":             {http.MethodHead, list},
+		"put":              {http.MethodHead, func(s *Store) error { return putting("4", driver.Version(3))(t, s) }},
+		"put that lost":    {http.MethodHead, func(s *Store) error { return lost(putting("4", driver.Version(2))(t, s)) }},
+		"delete":           {http.MethodHead, func(s *Store) error { return deleting(driver.Version(3))(t, s) }},
+		"delete that lost": {http.MethodHead, func(s *Store) error { return lost(deleting(driver.Version(2))(t, s)) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			direct := openStore(t, Options{})
+			for _, value := range []string{"1", "2", "3"} {
+				foreign(t, direct, path, value) // nothing tells its number but the lines below
+			}
+			var left atomic.Int64
+			left.Store(looks - 1)
+			s := through(t, direct, editing(t, func(r *http.Response) error {
+				q := r.Request.URL.Query()
+				if r.Request.Method != c.method || !q.Has("versionId") || left.Add(-1) < 0 {
+					return nil
+				}
+				r.Body.Close()
+				r.StatusCode, r.Body, r.ContentLength, r.Header = http.StatusNotFound, http.NoBody, 0, http.Header{}
+				return nil
+			}))
+			if err := c.call(s); err != nil {
+				t.Error(err)
+			}
+			if left.Load() >= 0 {
+				t.Error("nothing vanished")
+			}
+		})
+	}
+}
+
+// lost is nil for the error of a write that another one came before.
+func lost(err error) error {
+	if config.CodeOf(err) == config.Conflict {
+		return nil
+	}
+	return fmt.Errorf("want a conflict, got %w", err)
 }

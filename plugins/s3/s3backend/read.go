@@ -2,7 +2,6 @@ package s3backend
 
 import (
 	"context"
-	"errors"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -10,10 +9,6 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 )
-
-// looks bounds how often one call looks again at an object that changed while
-// it looked.
-const looks = 5
 
 // Get returns the latest live entry of id for version 0, else that version.
 // The latest takes one request to S3, unless another tool wrote the object or
@@ -96,18 +91,16 @@ func (s *Store) get(ctx context.Context, id config.ID, version uint64) (config.E
 	if err != nil {
 		return config.Entry{}, err
 	}
-	for range looks {
-		var e config.Entry
+	var e config.Entry
+	err = steadily(func() (err error) {
 		if version == 0 {
 			e, err = s.latest(ctx, id, path)
 		} else {
 			e, err = s.version(ctx, id, path, version)
 		}
-		if !errors.Is(err, errVanished) {
-			return e, err
-		}
-	}
-	return config.Entry{}, errRestless
+		return err
+	})
+	return e, err
 }
 
 // latest returns the entry behind an object's current version.
@@ -171,7 +164,7 @@ func (s *Store) at(ctx context.Context, id config.ID, path, versionID string, ve
 	o, value, err := s.read(ctx, id.Tenant, path, versionID)
 	if err != nil {
 		if absent(err) {
-			return config.Entry{}, errVanished.WithCause(err)
+			return config.Entry{}, errVanished
 		}
 		return config.Entry{}, err
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/keypath"
 	"github.com/tagstore/tagstore/core/manifest"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn/iamtest"
@@ -75,23 +76,23 @@ func TestReadmeOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := o.keypath(); got.Template != DefaultPath || got.NoService != DefaultNoService {
+	if got := o.keypath(); got.Template != keypath.ObjectTemplate || got.NoService != keypath.ObjectNoService {
 		t.Errorf("the default is %+v", got)
 	}
 	defaults := map[string]string{
 		"bucket":               "none, required",
-		"path":                 "`" + DefaultPath + "`",
+		"path":                 "`" + keypath.ObjectTemplate + "`",
 		"env":                  "none",
 		"key_prefix":           "none",
-		"no_service":           "`" + DefaultNoService + "` if `path` has `{service}`",
+		"no_service":           "`" + keypath.ObjectNoService + "` if `path` has `{service}`",
 		"kms_key_id":           "the bucket's default encryption",
 		"max_value":            fmt.Sprintf("`%d`", s.maxValue),
 		"history_limit":        fmt.Sprintf("`%d`", s.historyLimit),
 		"path_style":           fmt.Sprintf("`%t`", s.pathStyle),
 		"tenant_role":          "none",
 		"tenant_role_duration": fmt.Sprintf("`%gh`", awsconn.DefaultTenantRoleDuration.Hours()),
-		"timeout":              fmt.Sprintf("`%gs`", awsconn.DefaultTimeout.Seconds()),
-		"max_attempts":         fmt.Sprintf("`%d`", awsconn.DefaultMaxAttempts),
+		"timeout":              "`" + awsconn.Defaults.Timeout + "`",
+		"max_attempts":         fmt.Sprintf("`%d`", awsconn.Defaults.MaxAttempts),
 	}
 	var want, got [][2]string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Options]()) {

@@ -321,7 +321,12 @@ func (s *Store) send(ctx context.Context, w write, at state) (made, outcome, err
 		return made{}, tooLate, nil
 	case overtaken(err), errors.Is(fail(w.op, w.id.Key, err, true), config.OutcomeUnknown):
 		// It may have been carried out. If it was, it is there to be found.
-		found, ok, lost := s.recover(ctx, w, r, at)
+		var found object
+		var ok bool
+		lost := steadily(func() (err error) {
+			found, ok, err = s.recover(ctx, w, r, at)
+			return err
+		})
 		switch {
 		case lost == nil && ok:
 			o = found
@@ -393,7 +398,12 @@ func (s *Store) recover(ctx context.Context, w write, r record, at state) (objec
 // verify looks whether an object that was stored replaced what it was to
 // replace, and removes it if not.
 func (s *Store) verify(ctx context.Context, w write, r record, o object, at state) (made, outcome, error) {
-	place, modified, err := s.placed(ctx, w, o, at)
+	var where place
+	var modified time.Time
+	err := steadily(func() (err error) {
+		where, modified, err = s.placed(ctx, w, o, at)
+		return err
+	})
 	if err != nil {
 		if ctx.Err() != nil {
 			return made{}, 0, done(ctx)
@@ -401,7 +411,7 @@ func (s *Store) verify(ctx context.Context, w write, r record, o object, at stat
 		e := config.Errorf(config.OutcomeUnknown, "the object was written, and whether in time could not be seen").WithCause(err)
 		return made{}, 0, e.WithHint("read the value before you retry")
 	}
-	if place.void || place.version != r.version {
+	if where.void || where.version != r.version {
 		s.undo(ctx, w, o)
 		return made{}, tooLate, nil
 	}

@@ -8,11 +8,10 @@ import (
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/drivertest"
 	"github.com/tagstore/tagstore/core/plugintest"
-	"github.com/tagstore/tagstore/emulators"
 )
 
 var claim = drivertest.Caps{
-	Batch: true, History: true, Ping: true, Refresh: true, MaxValue: DefaultMaxValue,
+	Batch: true, History: true, Ping: true, Refresh: true, MaxValue: defaults.MaxValue,
 	Caveats: driver.Caveats{Unattributed: true, InferredType: true, NonEmpty: true, EventualReads: true},
 }
 
@@ -56,22 +55,11 @@ func inProcess(t testing.TB) *drivertest.Harness {
 
 func TestConformance(t *testing.T) { conform(t, inProcess) }
 
-// environment are the variables that the plugin needs of its host.
-func environment() []string {
-	var names []string
-	for _, variable := range emulators.Environ(awsURL) {
-		if name, value, _ := strings.Cut(variable, "="); value != "" {
-			names = append(names, name)
-		}
-	}
-	return names
-}
-
 func TestConformanceOfTheProgram(t *testing.T) {
 	conform(t, func(t testing.TB) *drivertest.Harness {
 		o := testOptions(t)
 		options := map[string]any{"path": o.Path, "no_service": o.NoService}
-		h := plugintest.Open("..", func(testing.TB) any { return options }, plugintest.Durable(), plugintest.Env(environment()...))(t)
+		h := plugintest.Open("..", func(testing.TB) any { return options }, plugintest.Durable(), plugintest.AWS())(t)
 		h.Peer = openStore(t, o)
 		return h
 	})

@@ -8,14 +8,8 @@ import (
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/keypath"
+	"github.com/tagstore/tagstore/core/options"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
-)
-
-// The defaults of Options.
-const (
-	DefaultPath               = keypath.SecretTemplate
-	DefaultRecoveryWindowDays = 30
-	DefaultMaxValue           = 65_536
 )
 
 // The bounds of Options, which are those of Secrets Manager.
@@ -35,25 +29,28 @@ var kmsKey = regexp.MustCompile(`^[A-Za-z0-9:/_-]{1,512}$`)
 // means its default.
 type Options struct {
 	// Path is the template of the secrets' names, as package keypath reads it.
-	Path string `json:"path"`
+	Path string `json:"path" default:"{tenant}/{service}/{name}" doc:"template of the secrets' names"`
 	// Env is the segment that {env} in Path stands for.
-	Env string `json:"env"`
+	Env string `json:"env" doc:"the segment that {env} in path stands for"`
 	// KeyPrefix is what every key of this store starts with; {name} is the key
 	// without it. Empty: {name} is the whole key.
-	KeyPrefix string `json:"key_prefix"`
+	KeyPrefix string `json:"key_prefix" doc:"what every key of this store starts with; {name} is the key without it"`
 	// NoService is the segment that {service} stands for in an ID without one.
 	// Empty: the segment is left out.
-	NoService string `json:"no_service"`
+	NoService string `json:"no_service" doc:"the segment that stands for no service, such as _; without it the segment is left out"`
 	// KMSKeyID is the key that new secrets are encrypted with: an ID, an ARN or
 	// an alias. Empty: the account's key aws/secretsmanager.
-	KMSKeyID string `json:"kms_key_id"`
+	KMSKeyID string `json:"kms_key_id" doc:"key that new secrets are encrypted with: an ID, an ARN or an alias; without it the account's key aws/secretsmanager"`
 	// RecoveryWindowDays is how long a deleted secret can still be had back.
-	RecoveryWindowDays int `json:"recovery_window_days"`
+	RecoveryWindowDays int `json:"recovery_window_days" default:"30" doc:"how long a deleted secret can still be had back, 7 to 30"`
 	// MaxValue is the largest value in bytes.
-	MaxValue int `json:"max_value"`
+	MaxValue int `json:"max_value" default:"65536" doc:"the largest value in bytes"`
 
 	awsconn.Options
 }
+
+// defaults is what Options mean that say nothing.
+var defaults = options.Defaults[Options]()
 
 // settings are Options that were checked.
 type settings struct {
@@ -71,11 +68,11 @@ func (o Options) layout() keypath.Options {
 // parse returns the settings, or one InvalidArgument error that names
 // everything that is wrong.
 func (o Options) parse() (settings, error) {
+	if err := options.Fill(&o); err != nil {
+		return settings{}, err
+	}
 	var wrong []string
 	number := func(name string, n, fallback, least, most int) int {
-		if n == 0 {
-			return fallback
-		}
 		if n < least || n > most {
 			wrong = append(wrong, fmt.Sprintf("%s is %d: use %d to %d, or leave it out for %d", name, n, least, most, fallback))
 		}
@@ -94,8 +91,8 @@ func (o Options) parse() (settings, error) {
 	s := settings{
 		names:    names,
 		kmsKeyID: o.KMSKeyID,
-		days:     number("recovery_window_days", o.RecoveryWindowDays, DefaultRecoveryWindowDays, minRecoveryWindowDays, maxRecoveryWindowDays),
-		maxValue: number("max_value", o.MaxValue, DefaultMaxValue, 1, maxMaxValue),
+		days:     number("recovery_window_days", o.RecoveryWindowDays, defaults.RecoveryWindowDays, minRecoveryWindowDays, maxRecoveryWindowDays),
+		maxValue: number("max_value", o.MaxValue, defaults.MaxValue, 1, maxMaxValue),
 	}
 	if wrong = append(wrong, o.Check()...); len(wrong) > 0 {
 		return settings{}, config.Errorf(config.InvalidArgument, "the secret store's options are wrong: %s", strings.Join(wrong, "; "))

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/keypath"
 	"github.com/tagstore/tagstore/core/manifest"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn/iamtest"
@@ -72,7 +73,7 @@ func TestReadmeOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defaults := map[string]string{
-		"path":                 "`" + DefaultPath + "`",
+		"path":                 "`" + keypath.SecretTemplate + "`",
 		"env":                  "none",
 		"key_prefix":           "none",
 		"no_service":           "none",
@@ -81,8 +82,8 @@ func TestReadmeOptions(t *testing.T) {
 		"max_value":            fmt.Sprintf("`%d`", s.maxValue),
 		"tenant_role":          "none",
 		"tenant_role_duration": fmt.Sprintf("`%gh`", awsconn.DefaultTenantRoleDuration.Hours()),
-		"timeout":              fmt.Sprintf("`%gs`", awsconn.DefaultTimeout.Seconds()),
-		"max_attempts":         fmt.Sprintf("`%d`", awsconn.DefaultMaxAttempts),
+		"timeout":              "`" + awsconn.Defaults.Timeout + "`",
+		"max_attempts":         fmt.Sprintf("`%d`", awsconn.Defaults.MaxAttempts),
 	}
 	var want, got [][2]string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Options]()) {
@@ -212,13 +213,13 @@ var perSecret = []string{
 
 func TestReadmePolicies(t *testing.T) {
 	t.Parallel()
-	texts := blocks(t, "json", 4)
-	policies := make([]iamtest.Policy, len(texts))
-	for i, text := range texts {
-		var err error
-		if policies[i], err = iamtest.Parse([]byte(text)); err != nil {
-			t.Fatalf("policy %d: %v", i+1, err)
+	var policies []iamtest.Policy
+	for _, name := range []string{"iam-service", "iam-tenant", "iam-plugin", "iam-key"} {
+		policy, err := iamtest.Parse([]byte(blocks(t, "json "+name, 1)[0]))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
 		}
+		policies = append(policies, policy)
 	}
 	own, tenants, sessions, key := policies[0], policies[1], policies[2], policies[3]
 	ask := func(p iamtest.Policy, action, resource, tenant string, context map[string][]string, want bool) {

@@ -152,11 +152,12 @@ func (s *Store) isClosed() bool {
 	}
 }
 
-// orClosed tells the end of the store from the failures that it causes.
+// orClosed tells the end of the store from the failures that it causes. That a
+// caller gave up is none of them, and says of a write that it may have been made.
 func (s *Store) orClosed(err error) error {
 	if err != nil && s.isClosed() {
 		switch config.CodeOf(err) {
-		case config.Canceled, config.DeadlineExceeded, config.Unavailable, config.FailedPrecondition:
+		case config.Unavailable, config.FailedPrecondition:
 			return errClosed().WithCause(err)
 		}
 	}

@@ -43,10 +43,5 @@ func TestConformance(t *testing.T) {
 func TestConformanceOfTheProgram(t *testing.T) {
 	t.Parallel()
 	plugintest.Run(t, "..", func(t testing.TB) any { return suiteOptions(t) }, claim,
-		plugintest.Durable(), plugintest.Shared(), plugintest.Env(variables...))
-}
-
-// variables are those of the SDK that a manifest would pass on.
-var variables = []string{
-	"AWS_ENDPOINT_URL", "AWS_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_EC2_METADATA_DISABLED", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
+		plugintest.Durable(), plugintest.Shared(), plugintest.AWS())
 }

@@ -10,13 +10,8 @@ import (
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/keypath"
+	"github.com/tagstore/tagstore/core/options"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
-)
-
-// The defaults of Options.
-const (
-	DefaultPath = keypath.ParameterTemplate
-	DefaultTier = "standard"
 )
 
 // The largest value of each tier in bytes. Parameter Store states its limits in
@@ -31,30 +26,33 @@ const (
 type Options struct {
 	// Path is the template of the parameters' names: {tenant} and {name}, and
 	// if wanted {service} and {env}, each a segment of its own, {name} last.
-	Path string `json:"path"`
+	Path string `json:"path" default:"/config-service/{tenant}/{service}/{name}" doc:"template of the parameters' names"`
 	// Env is the segment that {env} stands for.
-	Env string `json:"env"`
+	Env string `json:"env" doc:"the segment that {env} in path stands for"`
 	// KeyPrefix is what every key of this store starts with; {name} is the key
 	// without it. Empty: the whole key.
-	KeyPrefix string `json:"key_prefix"`
+	KeyPrefix string `json:"key_prefix" doc:"what every key of this store starts with; {name} is the key without it"`
 	// NoService is the segment that stands for "no service", such as "_".
 	// Empty: the segment is left out.
-	NoService string `json:"no_service"`
+	NoService string `json:"no_service" doc:"the segment that stands for no service, such as _; without it the segment is left out"`
 	// Secure makes new parameters SecureStrings. Those that exist keep their
 	// type.
-	Secure bool `json:"secure"`
+	Secure bool `json:"secure" doc:"make new parameters SecureStrings"`
 	// KMSKeyID is the key that encrypts new SecureStrings: an id, an alias or an
 	// ARN. Empty: the account's own key for Parameter Store.
-	KMSKeyID string `json:"kms_key_id"`
+	KMSKeyID string `json:"kms_key_id" doc:"key that encrypts new SecureStrings: an id, an alias or an ARN; without it the account's own key"`
 	// Tier is that of new parameters: standard, advanced or intelligent. Those
 	// that exist keep theirs, until a value is too large for it.
-	Tier string `json:"tier"`
+	Tier string `json:"tier" default:"standard" doc:"tier of new parameters: standard, advanced or intelligent"`
 	// MaxValue is the largest value in bytes: at most, and by default, what the
 	// tier holds, 4096 for standard and 8192 for the others.
-	MaxValue int `json:"max_value"`
+	MaxValue int `json:"max_value" doc:"the largest value in bytes; what the tier holds: 4096 for standard, 8192 for the others"`
 
 	awsconn.Options
 }
+
+// defaults is what Options mean that say nothing.
+var defaults = options.Defaults[Options]()
 
 // settings are Options that were checked.
 type settings struct {
@@ -88,6 +86,9 @@ var kmsKey = regexp.MustCompile(`^(arn:aws[a-z-]*:kms:[a-z0-9-]+:[0-9]{12}:)?(al
 // everything that is wrong. No text of an option is repeated: it may name an
 // account.
 func (o Options) parse() (settings, error) {
+	if err := options.Fill(&o); err != nil {
+		return settings{}, err
+	}
 	var wrong []string
 	s := settings{secure: o.Secure, kmsKeyID: o.KMSKeyID}
 	layout := o.layout()
@@ -99,7 +100,7 @@ func (o Options) parse() (settings, error) {
 	case err != nil:
 		return settings{}, err
 	case !strings.HasPrefix(layout.Template, "/"):
-		wrong = append(wrong, `path does not start with '/', as parameters in a hierarchy have to: write it like "`+DefaultPath+`"`)
+		wrong = append(wrong, `path does not start with '/', as parameters in a hierarchy have to: write it like "`+defaults.Path+`"`)
 	default:
 		s.names = names
 		s.root = strings.TrimSuffix(names.TenantRoot(config.Shared()), config.Shared().String()+"/")
@@ -109,9 +110,6 @@ func (o Options) parse() (settings, error) {
 		if n := strings.Count(layout.Template, "/"); n > maxLevels {
 			wrong = append(wrong, fmt.Sprintf("path has %d levels, Parameter Store takes %d", n, maxLevels))
 		}
-	}
-	if o.Tier == "" {
-		o.Tier = DefaultTier
 	}
 	most := MaxAdvanced
 	if t, ok := tiers[o.Tier]; ok {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/keypath"
 	"github.com/tagstore/tagstore/core/manifest"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn"
 	"github.com/tagstore/tagstore/plugins/internal/awsconn/iamtest"
@@ -70,18 +71,18 @@ func TestReadmeOptions(t *testing.T) {
 		t.Fatal(err)
 	}
 	defaults := map[string]string{
-		"path":                 "`" + DefaultPath + "`",
+		"path":                 "`" + keypath.ParameterTemplate + "`",
 		"env":                  "none",
 		"key_prefix":           "none",
 		"no_service":           "none",
 		"secure":               fmt.Sprintf("`%t`", s.secure),
 		"kms_key_id":           "the account's own key",
-		"tier":                 "`" + DefaultTier + "`",
+		"tier":                 "`" + defaults.Tier + "`",
 		"max_value":            "what the tier holds",
 		"tenant_role":          "none",
 		"tenant_role_duration": fmt.Sprintf("`%gh`", awsconn.DefaultTenantRoleDuration.Hours()),
-		"timeout":              fmt.Sprintf("`%gs`", awsconn.DefaultTimeout.Seconds()),
-		"max_attempts":         fmt.Sprintf("`%d`", awsconn.DefaultMaxAttempts),
+		"timeout":              "`" + awsconn.Defaults.Timeout + "`",
+		"max_attempts":         fmt.Sprintf("`%d`", awsconn.Defaults.MaxAttempts),
 	}
 	var want, got [][2]string
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Options]()) {

@@ -136,6 +136,20 @@ class Server(unittest.TestCase):
         finally:
             gc.enable()
 
+    def test_what_is_spared_is_not_missed(self):
+        modules = set(motoserver.moto.backends.list_of_moto_modules())
+        motoserver.spare_work()
+        self.assertEqual(modules, set(motoserver.moto.backends.list_of_moto_modules()))
+
+        s3 = motoserver.moto.s3.models.S3Backend("us-east-1", "123456789012")
+        s3.create_bucket("bucket", "us-east-1")
+        s3.put_bucket_versioning("bucket", "Enabled")
+        for number, value in enumerate((b"1", b"2", b"3"), 1):
+            s3.put_object("bucket", "k", value)
+            versions = s3.list_object_versions("bucket")[0]
+            latest = [v.value for v in versions if v.is_latest]
+            self.assertEqual((latest, len(versions)), ([value], number))
+
 
 if __name__ == "__main__":
     unittest.main()

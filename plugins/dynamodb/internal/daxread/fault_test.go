@@ -15,6 +15,10 @@ import (
 	"github.com/tagstore/tagstore/plugins/dynamodb/internal/daxtest"
 )
 
+// atOnce is more than anything takes that waits for nobody, on a machine that
+// is busy, and less than MaxRequestTimeout, which a call takes that does.
+const atOnce = 8 * time.Second
+
 // clock is a clock that stands still until it is moved.
 type clock struct{ offset atomic.Int64 }
 
@@ -162,7 +166,7 @@ func TestIdlePoolIsDrained(t *testing.T) {
 // TestHang wants every call bounded, the circuit open after a few, and the
 // cluster back in use once it answers.
 func TestHang(t *testing.T) {
-	const timeout = 100 * time.Millisecond
+	const timeout = 500 * time.Millisecond
 	w := newWorld(t, daxtest.Options{}, Options{RequestTimeout: timeout})
 	clock := w.stopClock()
 	w.put(t, "TENANT#a", "CONFIG#x", "1")
@@ -173,7 +177,7 @@ func TestHang(t *testing.T) {
 		start := time.Now()
 		_, err := w.value(t.Context(), "TENANT#a", "CONFIG#x")
 		wantError(t, err, ErrUnavailable)
-		if took := time.Since(start); took < timeout/2 || took > timeout+400*time.Millisecond {
+		if took := time.Since(start); took < timeout/2 || took > timeout+atOnce {
 			t.Errorf("a call took %v, want about %v", took, timeout)
 		}
 	}
@@ -185,22 +189,17 @@ func TestHang(t *testing.T) {
 	if got := w.Calls(daxtest.BatchGetItem); got != calls {
 		t.Errorf("an open circuit let %d calls through", got-calls)
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > atOnce {
 		t.Errorf("1000 calls with an open circuit took %v", took)
 	}
 	// Of many calls after the cooldown, one pays.
 	clock.advance(firstCooldown)
-	slow := 0
 	for range 50 {
-		start := time.Now()
 		_, err := w.value(t.Context(), "TENANT#a", "CONFIG#x")
 		wantError(t, err, ErrUnavailable)
-		if time.Since(start) > timeout/2 {
-			slow++
-		}
 	}
-	if slow != 1 {
-		t.Errorf("%d of 50 calls after the cooldown were slow, want 1", slow)
+	if got := w.Calls(daxtest.BatchGetItem) - calls; got < 1 || got > maxTimeouts {
+		t.Errorf("50 calls after the cooldown made %d requests, want those of one", got)
 	}
 	heal()
 	w.DropConnections() // those that hang
@@ -220,7 +219,7 @@ func TestDeadCluster(t *testing.T) {
 	w.Down()
 	start := time.Now()
 	w.Client = open(t, Options{Endpoint: w.Endpoint()})
-	if took := time.Since(start); took > 2*openTimeout {
+	if took := time.Since(start); took > openTimeout+atOnce {
 		t.Errorf("Open took %v", took)
 	}
 	start = time.Now()
@@ -228,7 +227,7 @@ func TestDeadCluster(t *testing.T) {
 		_, err := w.value(t.Context(), "TENANT#a", "CONFIG#x")
 		wantError(t, err, ErrUnavailable)
 	}
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > atOnce {
 		t.Errorf("1000 calls took %v", took)
 	}
 	if err := w.Up(); err != nil {
@@ -246,14 +245,14 @@ func TestSilentCluster(t *testing.T) {
 	c := open(t, Options{Endpoint: w.Endpoint()})
 	_, err := c.GetItem(t.Context(), w.input("TENANT#a", "CONFIG#x"))
 	wantError(t, err, ErrUnavailable)
-	if took := time.Since(start); took > 2*openTimeout {
+	if took := time.Since(start); took > openTimeout+atOnce {
 		t.Errorf("Open and a read took %v", took)
 	}
 	start = time.Now()
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took > closeTimeout {
+	if took := time.Since(start); took > closeTimeout+atOnce {
 		t.Errorf("Close took %v", took)
 	}
 }
@@ -266,7 +265,7 @@ func TestDeadNode(t *testing.T) {
 	w := newNode(t, daxtest.Options{})
 	w.put(t, "TENANT#a", "CONFIG#x", "1")
 	w.SetEndpoints(w.Address(), dead.Address())
-	w.Client = open(t, Options{Endpoint: w.Endpoint()})
+	w.Client = open(t, Options{Endpoint: w.Endpoint(), RequestTimeout: 2 * time.Second})
 	answers := 0
 	for range 200 {
 		if got, err := w.value(t.Context(), "TENANT#a", "CONFIG#x"); err == nil && got == "1" {
@@ -285,7 +284,7 @@ func TestDeadNode(t *testing.T) {
 	start := time.Now()
 	_, err := c.GetItem(t.Context(), w.input("TENANT#a", "CONFIG#x"))
 	wantError(t, err, ErrUnavailable)
-	if took := time.Since(start); took > time.Second {
+	if took := time.Since(start); took > atOnce {
 		t.Errorf("a read of a dead cluster took %v", took)
 	}
 }
@@ -420,7 +419,7 @@ func TestGarbage(t *testing.T) {
 			start := time.Now()
 			_, err := w.value(t.Context(), "TENANT#a", "CONFIG#x")
 			wantError(t, err, ErrUnavailable)
-			if took := time.Since(start); took > timeout+500*time.Millisecond {
+			if took := time.Since(start); took > timeout+atOnce {
 				t.Errorf("took %v", took)
 			}
 		})
@@ -503,7 +502,7 @@ func TestCallersContext(t *testing.T) {
 		start := time.Now()
 		cancel()
 		wantError(t, <-ended, context.Canceled)
-		if took := time.Since(start); took > time.Second {
+		if took := time.Since(start); took > atOnce {
 			t.Errorf("a canceled call took %v", took)
 		}
 	}
@@ -590,7 +589,7 @@ func TestStuckLibrary(t *testing.T) {
 	start := time.Now()
 	_, v, err := (&reader{ctx: t.Context(), session: s, in: in, want: want, timeout: o.RequestTimeout}).read()
 	wantError(t, err, ErrUnavailable)
-	if took := time.Since(start); took > time.Second || v != failed {
+	if took := time.Since(start); took > atOnce || v != failed {
 		t.Errorf("the call took %v, verdict %v", took, v)
 	}
 	eventually(t, "the session is to be replaced", s.isBroken)
@@ -614,7 +613,7 @@ func TestCloseWaitsForNoOneLong(t *testing.T) {
 	if err := w.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if took := time.Since(start); took > 300*time.Millisecond+closeTimeout {
+	if took := time.Since(start); took > 300*time.Millisecond+closeTimeout+atOnce {
 		t.Errorf("Close took %v", took)
 	}
 	wantError(t, <-ended, ErrUnavailable)

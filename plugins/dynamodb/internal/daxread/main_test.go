@@ -81,7 +81,7 @@ func open(t *testing.T, o Options) *Client {
 		o.Credentials = testCredentials
 	}
 	if o.RequestTimeout == 0 {
-		o.RequestTimeout = 2 * time.Second // the machine of a test run may be busy
+		o.RequestTimeout = MaxRequestTimeout // the machine of a test run may be busy
 	}
 	c, err := Open(o)
 	if err != nil {

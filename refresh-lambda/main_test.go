@@ -307,10 +307,22 @@ func TestStreamGoesOnFromItsCheckpoint(t *testing.T) {
 // What is wrong with the settings is told at the start, all at once, to Lambda.
 func TestWrongSettings(t *testing.T) {
 	t.Parallel()
+	unsigned := filepath.Join(t.TempDir(), "tagstore.yaml")
+	if err := os.WriteFile(unsigned, []byte("version: 1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, c := range map[string]struct {
 		env  []string
 		want []string
 	}{
+		"manifest without the signature that is asked for": {
+			[]string{"TAGSTORE_MANIFEST=" + unsigned, "TAGSTORE_MANIFEST_KEY=" + strings.Repeat("A", 43) + "=", "TAGSTORE_MACHINE_TOKEN_URL=https://issuer.example/oauth2/token", "TAGSTORE_MACHINE_CLIENT_ID=a", "TAGSTORE_MACHINE_CLIENT_SECRET=" + secret},
+			[]string{"the manifest is not signed: there is no " + unsigned + ".sig"},
+		},
+		"manifest key that is none": {
+			[]string{"TAGSTORE_MANIFEST=" + unsigned, "TAGSTORE_MANIFEST_KEY=/nowhere", "TAGSTORE_MACHINE_TOKEN_URL=https://issuer.example/oauth2/token", "TAGSTORE_MACHINE_CLIENT_ID=a", "TAGSTORE_MACHINE_CLIENT_SECRET=" + secret},
+			[]string{"TAGSTORE_MANIFEST_KEY: is neither"},
+		},
 		"nothing": {nil, []string{"TAGSTORE_MANIFEST: is required", "TAGSTORE_MACHINE_TOKEN_URL", "TAGSTORE_MACHINE_CLIENT_ID", "TAGSTORE_MACHINE_CLIENT_SECRET"}},
 		"contradictions": {
 			[]string{

@@ -14,6 +14,8 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/tagstore/tagstore/core/pluginhost"
+	"github.com/tagstore/tagstore/core/telemetry"
 	"github.com/tagstore/tagstore/services/config/internal/app"
 )
 
@@ -35,9 +37,10 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("tagstore-config", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	showVersion := flags.Bool("version", false, "print the version and exit")
+	healthCheck := flags.Bool("healthcheck", false, "ask the service that runs with these settings whether it is ready, and exit")
 	switch err := flags.Parse(args); {
 	case errors.Is(err, flag.ErrHelp):
-		_, _ = fmt.Fprintf(stdout, "usage: tagstore-config [-help | -version]\n\nSettings come from the environment:\n\n%s", app.Usage())
+		_, _ = fmt.Fprintf(stdout, "usage: tagstore-config [-help | -version | -healthcheck]\n\nSettings come from the environment:\n\n%s", app.Usage())
 		return exitOK
 	case err == nil && flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
@@ -50,9 +53,27 @@ func run(args, environ []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, "tagstore-config", version)
 		return exitOK
 	}
+	if *healthCheck {
+		s, err := app.LoadSettings(environ)
+		if err == nil {
+			err = telemetry.AskReady(context.Background(), s.ManagementListen)
+		}
+		if err != nil {
+			_, _ = fmt.Fprintf(stderr, "tagstore-config: %v\n", err)
+			return exitFailed
+		}
+		return exitOK
+	}
+	if err := pluginhost.Protect(); err != nil {
+		_, _ = fmt.Fprintf(stderr, "tagstore-config: it can not be closed to its plugins: %v\n", err)
+		return exitFailed
+	}
 	ctx, force, release := stopSignals()
 	defer release()
-	if err := app.Run(ctx, app.Options{Version: version, Environ: environ, Out: stdout, Force: force}); err != nil {
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	defer signal.Stop(hangup)
+	if err := app.Run(ctx, app.Options{Version: version, Environ: environ, Out: stdout, Force: force, Reload: hangup}); err != nil {
 		_, _ = fmt.Fprintf(stderr, "tagstore-config: %v\n", err)
 		return exitFailed
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -34,11 +35,15 @@ func TestFlags(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		"help":             {[]string{"-help"}, nil, 0, "TAGSTORE_MANIFEST", ""},
-		"version":          {[]string{"-version"}, nil, 0, "tagstore-config dev\n", ""},
-		"unknown flag":     {[]string{"-x"}, nil, 2, "", "-help"},
-		"argument":         {[]string{"serve"}, nil, 2, "", `unexpected argument "serve"`},
-		"no settings":      {nil, nil, 1, "", "TAGSTORE_MANIFEST: is required"},
+		"help":            {[]string{"-help"}, nil, 0, "TAGSTORE_MANIFEST", ""},
+		"version":         {[]string{"-version"}, nil, 0, "tagstore-config dev\n", ""},
+		"unknown flag":    {[]string{"-x"}, nil, 2, "", "-help"},
+		"argument":        {[]string{"serve"}, nil, 2, "", `unexpected argument "serve"`},
+		"no settings":     {nil, nil, 1, "", "TAGSTORE_MANIFEST: is required"},
+		"health, of what": {[]string{"-healthcheck"}, nil, 1, "", "TAGSTORE_MANIFEST: is required"},
+		"health, nobody": {[]string{"-healthcheck"}, []string{
+			"TAGSTORE_MANIFEST=x", "TAGSTORE_JWT_ISSUER=x", "TAGSTORE_JWT_CLIENT_IDS=x", "TAGSTORE_MANAGEMENT_LISTEN=127.0.0.1:1",
+		}, 1, "", "does not answer"},
 		"unknown settings": {nil, []string{"TAGSTORE_X=1"}, 1, "", "TAGSTORE_X"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,6 +131,7 @@ func TestSignalDrains(t *testing.T) {
 				if line.GRPC == "" || line.Management == "" {
 					t.Errorf("ready without addresses: %+v", line)
 				}
+				protected(t, cmd.Process.Pid)
 				if err := cmd.Process.Signal(signal); err != nil {
 					t.Fatal(err)
 				}
@@ -134,5 +140,16 @@ func TestSignalDrains(t *testing.T) {
 				t.Errorf("ended with %v after %d ready lines; stderr:\n%s", err, ready, &stderr)
 			}
 		})
+	}
+}
+
+// protected checks what is to be seen from outside of pluginhost.Protect.
+func protected(t *testing.T, pid int) {
+	t.Helper()
+	for name, want := range map[string]string{"status": "Umask: 0077", "limits": "Max core file size 0 0 bytes"} {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", pid, name))
+		if err != nil || !strings.Contains(strings.Join(strings.Fields(string(text)), " "), want) {
+			t.Errorf("%s has no %q: %v\n%s", name, want, err, text)
+		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/tagstore/tagstore/core/telemetry"
 	"github.com/tagstore/tagstore/services/order/internal/app"
 )
 
@@ -39,19 +40,31 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	flags := flag.NewFlagSet("tagstore-order", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	showVersion := flags.Bool("version", false, "print the version and exit")
+	healthCheck := flags.Bool("healthcheck", false, "ask the service that runs with these settings whether it is ready, and exit")
 	err := flags.Parse(args)
 	if err == nil && flags.NArg() > 0 {
 		err = fmt.Errorf("unexpected argument %q", flags.Arg(0))
 	}
 	switch {
 	case errors.Is(err, flag.ErrHelp):
-		_, _ = fmt.Fprintf(stdout, "usage: tagstore-order [-help | -version]\n\nSettings come from the environment:\n\n%s", app.Usage())
+		_, _ = fmt.Fprintf(stdout, "usage: tagstore-order [-help | -version | -healthcheck]\n\nSettings come from the environment:\n\n%s", app.Usage())
 		return exitOK
 	case err != nil:
 		_, _ = fmt.Fprintf(stderr, "tagstore-order: %v (-help lists the settings)\n", err)
 		return exitUsage
 	case *showVersion:
 		_, _ = fmt.Fprintln(stdout, "tagstore-order", version)
+		return exitOK
+	}
+	if *healthCheck {
+		s, err := app.LoadSettings(environ)
+		if err == nil {
+			err = telemetry.AskReady(ctx, s.ManagementListen)
+		}
+		if err != nil {
+			_, _ = fmt.Fprintf(stderr, "tagstore-order: %v\n", err)
+			return exitFailed
+		}
 		return exitOK
 	}
 	if err := app.Run(ctx, app.Options{Version: version, Environ: environ, Out: stdout}); err != nil {

@@ -98,6 +98,17 @@ func (s Settings) names() (*storemap.Map, error) {
 	if err != nil {
 		return nil, manifestError("can not be read: " + err.Error())
 	}
+	if s.ManifestKey != "" {
+		key, err := manifest.ParseKey(s.ManifestKey)
+		if err != nil {
+			var e *config.Error
+			errors.As(err, &e)
+			return nil, &config.Error{Op: "settings", Code: config.InvalidArgument, Message: Prefix + "MANIFEST_KEY: " + e.Message, Hint: e.Hint}
+		}
+		if err := key.Verify(text, s.Manifest); err != nil {
+			return nil, err
+		}
+	}
 	m, err := manifest.Parse(text, s.Manifest)
 	if err != nil {
 		return nil, err

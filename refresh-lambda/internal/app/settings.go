@@ -22,8 +22,9 @@ const Prefix = "TAGSTORE_"
 
 // Settings is everything that the function can be told by its environment.
 type Settings struct {
-	Manifest string `env:"MANIFEST" required:"true" doc:"path of the service's manifest, packaged beside the function; the plugins' files need not be there"`
-	Account  string `env:"ACCOUNT" doc:"the 12 digits of the account whose events are taken; by default any"`
+	Manifest    string `env:"MANIFEST" required:"true" doc:"path of the service's manifest, packaged beside the function; the plugins' files need not be there"`
+	ManifestKey string `env:"MANIFEST_KEY" doc:"public key of who signs the manifest, as the service has it; without it the manifest is trusted as the function's own code is"`
+	Account     string `env:"ACCOUNT" doc:"the 12 digits of the account whose events are taken; by default any"`
 
 	CloudMapNamespace string   `env:"CLOUDMAP_NAMESPACE" doc:"name of the Cloud Map namespace of the replicas"`
 	CloudMapService   string   `env:"CLOUDMAP_SERVICE" doc:"name of the Cloud Map service of the replicas"`

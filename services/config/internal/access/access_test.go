@@ -15,7 +15,7 @@ import (
 	"github.com/tagstore/tagstore/services/config/internal/access"
 )
 
-var allRoles = []auth.Role{auth.RoleReader, auth.RoleEditor, auth.RoleAdmin, auth.RoleRefresher, "", "root"}
+var allRoles = []auth.Role{auth.RoleReader, auth.RoleEditor, auth.RoleAdmin, auth.RoleRefresher, auth.RoleOperator, "", "root"}
 
 func TestRuleLetsInWhomItNames(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -86,7 +86,7 @@ func TestGuard(t *testing.T) {
 	reader := auth.Principal{Tenant: tenant, Subject: "ann", Role: auth.RoleReader, Expires: time.Unix(1<<40, 0)}
 	guard := access.NewGuard(access.Table{
 		"/s/Open": access.Open(), "/s/Read": access.Only(auth.RoleReader), "/s/Write": access.Only(auth.RoleEditor), "/s/Closed": {},
-	}, verifier{"good": reader})
+	}, verifier{"good": reader}, nil)
 	bearer := func(v ...string) metadata.MD { return metadata.MD{"authorization": v} }
 	for name, c := range map[string]struct {
 		method string
@@ -133,6 +133,73 @@ func TestGuard(t *testing.T) {
 			}
 			if ran != c.ok {
 				t.Errorf("the handler ran: %t", ran)
+			}
+			// A call that a stream carries is decided in two steps, as the same.
+			if p, err := guard.Authenticate(ctx); err == nil && c.method != "/s/Open" {
+				if err := guard.Allow(ctx, c.method, p, nil); c.ok != (err == nil) || (err != nil && !errors.Is(err, c.want)) {
+					t.Errorf("as part of a stream: %v, want %v", err, c.want)
+				}
+			}
+		})
+	}
+}
+
+// meter refuses one request, and knows how often it was asked.
+type meter struct {
+	refuse      any
+	asked, held int
+}
+
+func (m *meter) Hold(context.Context) { m.held++ }
+
+func (m *meter) Admit(_ context.Context, _ config.Tenant, request any) error {
+	m.asked++
+	if request == m.refuse {
+		return config.Errorf(config.ResourceExhausted, "too much")
+	}
+	return nil
+}
+
+// The meter is asked about what a tenant may call, once for each call, and its
+// word is the last.
+func TestGuardAsksTheMeter(t *testing.T) {
+	tenant, err := config.ParseTenant("acme-corp")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		method, token string
+		request       any
+		asked         int
+		want          config.Code // 0: it goes through
+	}{
+		"admitted":           {"/s/Read", "reader", "some", 1, 0},
+		"refused":            {"/s/Read", "reader", "much", 1, config.ResourceExhausted},
+		"a method for none":  {"/s/New", "reader", "some", 0, config.PermissionDenied},
+		"another role's":     {"/s/Write", "reader", "much", 0, config.PermissionDenied},
+		"a bad token":        {"/s/Read", "bad", "much", 0, config.Unauthenticated},
+		"no tenant":          {"/s/Work", "machine", "much", 0, 0},
+		"without any caller": {"/s/Open", "bad", "much", 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &meter{refuse: "much"}
+			guard := access.NewGuard(access.Table{
+				"/s/Open": access.Open(), "/s/Read": access.Only(auth.RoleReader), "/s/Write": access.Only(auth.RoleEditor), "/s/Work": access.Only(auth.RoleRefresher),
+			}, verifier{"reader": {Tenant: tenant, Subject: "ann", Role: auth.RoleReader}, "machine": {Subject: "m", Role: auth.RoleRefresher}}, m)
+			ctx := metadata.NewIncomingContext(t.Context(), metadata.MD{"authorization": {"Bearer " + c.token}})
+			ran := false
+			_, err := guard.Unary(ctx, c.request, &grpc.UnaryServerInfo{FullMethod: c.method}, func(context.Context, any) (any, error) {
+				ran = true
+				return nil, nil
+			})
+			if ran != (c.want == 0) || (err == nil) != ran || (err != nil && !errors.Is(err, c.want)) || m.asked != c.asked {
+				t.Errorf("got %v, it ran: %t, the meter was asked %d times", err, ran, m.asked)
+			}
+			if p, err := guard.Authenticate(ctx); err == nil {
+				err := guard.Allow(ctx, c.method, p, c.request)
+				if (err == nil) != ran || (err != nil && !errors.Is(err, c.want)) || m.asked != 2*c.asked || (m.held == 1) != (c.want == config.ResourceExhausted) {
+					t.Errorf("as part of a stream: %v, the meter was asked %d times and held %d", err, m.asked, m.held)
+				}
 			}
 		})
 	}

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -16,7 +17,6 @@ import (
 	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/pluginhost"
-	"github.com/tagstore/tagstore/core/router"
 	"github.com/tagstore/tagstore/core/store"
 	"github.com/tagstore/tagstore/core/telemetry"
 	"github.com/tagstore/tagstore/services/config/internal/readiness"
@@ -39,6 +39,8 @@ type Options struct {
 	Out     io.Writer // for log lines, one Write each
 	// Force ends a drain at once when it is closed. Nil never does.
 	Force <-chan struct{}
+	// Reload has the manifest reloaded. Nil never does.
+	Reload <-chan os.Signal
 }
 
 // Run serves until ctx is done, drains, and returns nil. It returns an error,
@@ -96,8 +98,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, others.close()) }()
 
-	host, err := pluginhost.Open(ctx, p.plugins(), pluginhost.Options{
-		Logger: tel.Logger, SocketDir: s.SocketDir, StartTimeout: s.PluginStartTimeout,
+	host, err := pluginhost.Open(ctx, p.layout.plugins(), pluginhost.Options{
+		Logger: tel.Logger, SocketDir: s.SocketDir, StartTimeout: s.PluginStartTimeout, MaxFailures: s.maxFailures(), Dev: s.Dev,
 		MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
 	})
 	if err != nil {
@@ -106,22 +108,21 @@ func Run(ctx context.Context, o Options) (err error) {
 	defer func() { err = errors.Join(err, host.Close()) }()
 	held, err := cache.New(cache.Options{
 		Logger: tel.Logger, MeterProvider: tel.MeterProvider, MaxBytes: int64(s.CacheMB) << 20, TenantShare: float64(s.CacheTenantPercent) / 100,
-		CallsPerMinute: s.ReconcileCalls, TokenKey: p.tokenKey,
+		CallsPerMinute: s.ReconcileCalls, TokenKey: p.tokenKey, Prepare: server.Prepare, Table: tables[s.CacheTable],
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, held.Close()) }()
-	routes, err := p.routes(host, held)
+	reloader, err := newReloader(p, s, tel, monitor, host, held)
 	if err != nil {
 		return err
 	}
-	backends := p.backends(host)
 	srv, err := server.New(server.Options{
-		Store: store.New(router.New(routes), store.Options{
+		Store: store.New(reloader.router, store.Options{
 			Logger: tel.Logger, MeterProvider: tel.MeterProvider, TokenKey: p.tokenKey,
 		}),
-		Backends: backends, Health: monitor.Health(), Verifier: verifier, Limits: p.limits, TLS: p.tls, Dev: s.Dev,
+		Backends: reloader.backends, Reloader: reloader, Health: monitor.Health(), Verifier: verifier, Limits: p.limits, TLS: p.tls, Dev: s.Dev,
 		Replica: p.peers.replica, Peers: others.peers,
 		Logger: tel.Logger, MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
 	})
@@ -129,8 +130,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	return serve(ctx, running{
-		settings: s, level: &level, log: tel.Logger, force: o.Force,
-		server: srv, listener: listener, monitor: monitor, management: management, backends: backends, verifier: verifier,
+		settings: s, level: &level, log: tel.Logger, force: o.Force, hangup: o.Reload,
+		server: srv, listener: listener, monitor: monitor, management: management, reloader: reloader, verifier: verifier,
 		replica: p.peers.replica, others: others,
 	})
 }
@@ -145,7 +146,8 @@ type running struct {
 	listener   net.Listener
 	monitor    *readiness.Monitor
 	management *management
-	backends   []server.Backend
+	reloader   *reloader
+	hangup     <-chan os.Signal
 	verifier   *auth.Verifier
 	replica    string
 	others     *others
@@ -161,8 +163,12 @@ func serve(ctx context.Context, r running) error {
 
 	served := make(chan error, 1)
 	work.Go(func() { served <- r.server.Serve(r.listener) })
-	r.monitor.Serve(watched(r.backends), func() bool { return r.verifier.Ready() == nil })
+	r.monitor.Serve(r.reloader.watched, func() bool { return r.verifier.Ready() == nil })
 	work.Go(func() { r.monitor.Run(polling, pollInterval) })
+	backends := len(r.reloader.watched)
+	reloading, stopReloading := context.WithCancel(ctx)
+	defer stopReloading()
+	work.Go(func() { r.reloader.run(reloading, r.hangup) })
 	if r.settings.Peers.Register {
 		defer r.others.deregister(ctx)
 		if err := r.others.register(ctx, r.replica, r.listener.Addr()); err != nil {
@@ -174,7 +180,7 @@ func serve(ctx context.Context, r running) error {
 		slog.String("replica", r.replica),
 		slog.String("grpc", r.listener.Addr().String()),
 		slog.String("management", r.management.address()),
-		slog.Int("backends", len(r.backends)))
+		slog.Int("backends", backends))
 	r.level.Set(r.settings.LogLevel)
 
 	select {
@@ -195,14 +201,16 @@ func serve(ctx context.Context, r running) error {
 func (r running) drain(ctx context.Context) {
 	r.log.Info("draining", slog.Duration("delay", r.settings.DrainDelay), slog.Duration("timeout", r.settings.DrainTimeout))
 	r.monitor.Drain()
-	r.others.deregister(ctx)
+	var deregistering sync.WaitGroup
+	defer deregistering.Wait()
+	deregistering.Go(func() { r.others.deregister(ctx) })
 	delay := time.NewTimer(r.settings.DrainDelay)
 	defer delay.Stop()
 	select {
 	case <-delay.C:
 	case <-r.force:
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.settings.DrainTimeout)
+	inFlight, cancel := context.WithTimeout(context.WithoutCancel(ctx), r.settings.DrainTimeout)
 	defer cancel()
 	drained := make(chan struct{})
 	var forcing sync.WaitGroup
@@ -213,25 +221,10 @@ func (r running) drain(ctx context.Context) {
 		case <-drained:
 		}
 	})
-	r.server.Drain(ctx)
+	r.server.Drain(inFlight)
 	close(drained)
 	forcing.Wait()
 	r.log.Info("drained")
-}
-
-// watched is what the readiness monitor looks at of the backends.
-func watched(backends []server.Backend) []readiness.Backend {
-	out := make([]readiness.Backend, len(backends))
-	for i, b := range backends {
-		out[i] = readiness.Backend{
-			Name: b.Process.Status().Name, Prefixes: b.Prefixes,
-			State: func() (string, bool) {
-				state := b.Process.Status().State
-				return state.String(), state == pluginhost.StateServing
-			},
-		}
-	}
-	return out
 }
 
 // listen takes the port before anything else is started: that it is in use is

@@ -1,10 +1,13 @@
 package app_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -85,7 +88,7 @@ func TestService(t *testing.T) {
 // A plugin that dies takes its own prefix out of service and nothing else, a
 // Watch on it says so and goes on, and the prefix comes back by itself.
 func TestPluginDies(t *testing.T) {
-	s := deploy(t, manifestText).run(t)
+	s := deploy(t, manifestText).run(t, "TAGSTORE_PLUGIN_MAX_FAILURES=0") // it may be away for as long as the test looks
 	c := s.client(t)
 	ctx := s.as(t, tenantA, auth.RoleAdmin)
 	k, other := key(t, "tenant_config_x"), key(t, "param_config_x")
@@ -155,6 +158,75 @@ func TestPluginDies(t *testing.T) {
 	}
 	if code, body := s.get(t, "/readyz"); code != http.StatusOK {
 		t.Errorf("readyz: %d %s", code, body)
+	}
+}
+
+// A plugin that keeps ending is given up. Its state says so, its prefix fails
+// with what no retry will mend, and no other is disturbed.
+func TestR02PluginIsGivenUp(t *testing.T) {
+	s := deploy(t, manifestText).run(t)
+	c := s.client(t)
+	ctx := s.as(t, tenantA, auth.RoleAdmin)
+	k, other := key(t, "tenant_config_x"), key(t, "param_config_x")
+	for _, each := range []config.Key{k, other} {
+		if _, err := c.Put(ctx, client.PutRequest{Key: each, Value: []byte(`"1"`)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	backends := func() (params, tenants client.Backend) {
+		t.Helper()
+		all, err := c.ListBackends(ctx)
+		if err != nil || len(all) != 2 {
+			t.Fatalf("backends: %+v, %v", all, err)
+		}
+		return all[0], all[1]
+	}
+	before, b := backends()
+	for range 4 {
+		last := b.PID
+		if err := syscall.Kill(int(last), syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it serves again", func() bool {
+			_, b = backends()
+			return b.State == client.BackendServing && b.PID != last
+		})
+	}
+	if err := syscall.Kill(int(b.PID), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "it is given up", func() bool {
+		_, b = backends()
+		return b.State == client.BackendFailed
+	})
+	after, _ := backends()
+	if b.PID != 0 || b.Generation != 5 || !strings.Contains(b.LastError, "signal 9") || after.PID != before.PID || after.State != client.BackendServing {
+		t.Errorf("backends: %+v and %+v", after, b)
+	}
+	_, err := c.Get(ctx, k, config.Service{})
+	if e := new(config.Error); !errors.As(err, &e) || e.Code != config.FailedPrecondition || e.Hint == "" {
+		t.Errorf("get: %v", err)
+	}
+	if got, err := c.Get(ctx, other, config.Service{}); err != nil || string(got.Entry.Value) != `"1"` {
+		t.Errorf("get of another prefix: %+v, %v", got, err)
+	}
+	if code, body := s.get(t, "/readyz"); code != http.StatusServiceUnavailable || !strings.Contains(body, "failed") {
+		t.Errorf("readyz: %d %s", code, body)
+	}
+
+	// To load the same manifest once more is to ask for another try.
+	if r := s.reload(t); r["applied"] != true {
+		t.Errorf("the receipt is %v", r)
+	}
+	eventually(t, "it serves again", func() bool {
+		_, b = backends()
+		return b.State == client.BackendServing
+	})
+	if got, err := c.Get(ctx, k, config.Service{}); err != nil || string(got.Entry.Value) != `"1"` {
+		t.Errorf("get: %+v, %v", got, err)
+	}
+	if after, _ := backends(); after.PID != before.PID {
+		t.Errorf("the other plugin was started again: %+v", after)
 	}
 }
 
@@ -399,6 +471,7 @@ func TestStartFailures(t *testing.T) {
 		write(t, path, []byte(strings.ReplaceAll(manifestText, "tagstore-plugin-local", name)), 0o600)
 		return "TAGSTORE_MANIFEST=" + path
 	}
+	signed, stranger := d.sign(t), "TAGSTORE_MANIFEST_KEY="+base64.StdEncoding.EncodeToString(make([]byte, 32))
 	malformed := filepath.Join(d.dir, "malformed.yaml")
 	write(t, malformed, []byte("version: 1\nbackend: {}\n"), 0o600)
 	for name, c := range map[string]struct {
@@ -411,7 +484,10 @@ func TestStartFailures(t *testing.T) {
 		"management port in use":     {[]string{"TAGSTORE_MANAGEMENT_LISTEN=" + busy.Addr().String()}, []string{"TAGSTORE_MANAGEMENT_LISTEN", "address already in use"}},
 		"no manifest":                {[]string{"TAGSTORE_MANIFEST=" + filepath.Join(d.dir, "none.yaml")}, []string{"none.yaml"}},
 		"malformed manifest":         {[]string{"TAGSTORE_MANIFEST=" + malformed}, []string{"malformed.yaml:2"}},
-		"plugins without a checksum": {[]string{"TAGSTORE_DEV="}, []string{"sha256"}},
+		"unsigned manifest":          {[]string{"TAGSTORE_DEV="}, []string{"tagstore.yaml: there is no key", "TAGSTORE_MANIFEST_KEY"}},
+		"manifest key that is none":  {[]string{"TAGSTORE_MANIFEST_KEY=%%secret%%"}, []string{"TAGSTORE_MANIFEST_KEY is neither", "tagctl manifest keygen"}},
+		"signed by somebody else":    {[]string{"TAGSTORE_DEV=", stranger}, []string{"tagstore.yaml: the manifest is not what was signed"}},
+		"plugins without a checksum": {[]string{"TAGSTORE_DEV=", signed}, []string{"tagstore.yaml:3: backend \"tenants\" has no sha256", "schema_sha256"}},
 		"plugin that exits":          {[]string{script("exits", "exit 3")}, []string{"plugin tenants", "plugin params"}},
 		"plugin of garbage":          {[]string{script("garbage", "echo nonsense; sleep 60")}, []string{"plugin tenants"}},
 		"plaintext off loopback":     {[]string{"TAGSTORE_LISTEN=0.0.0.0:0", "TAGSTORE_DEV="}, []string{"TAGSTORE_LISTEN", "TAGSTORE_INSECURE=true"}},
@@ -427,9 +503,10 @@ func TestStartFailures(t *testing.T) {
 		"issuer's keys over http":    {[]string{"TAGSTORE_JWKS_URL=http://example.com/jwks.json"}, []string{"JWKS"}},
 		"token use":                  {[]string{"TAGSTORE_JWT_TOKEN_USE=refresh"}, []string{"token use"}},
 		"limits": {
-			[]string{"TAGSTORE_WATCHES_PER_TENANT=0", "TAGSTORE_STREAMS_PER_CONNECTION=251", "TAGSTORE_REFRESHES_PER_TENANT=0", "TAGSTORE_WATCH_HEARTBEAT=6s", "TAGSTORE_WATCH_SEND_TIMEOUT=0s", "TAGSTORE_PLUGIN_START_TIMEOUT=1ms", "TAGSTORE_DRAIN_DELAY=-1s", "TAGSTORE_DRAIN_TIMEOUT=0s"},
-			[]string{"WATCHES_PER_TENANT", "STREAMS_PER_CONNECTION", "REFRESHES_PER_TENANT", "WATCH_HEARTBEAT", "WATCH_SEND_TIMEOUT", "PLUGIN_START_TIMEOUT", "DRAIN_DELAY", "DRAIN_TIMEOUT"},
+			[]string{"TAGSTORE_WATCHES_PER_TENANT=0", "TAGSTORE_STREAMS_PER_CONNECTION=251", "TAGSTORE_REFRESHES_PER_TENANT=0", "TAGSTORE_TENANT_RATE=-1", "TAGSTORE_TENANT_BURST=999", "TAGSTORE_WATCH_HEARTBEAT=6s", "TAGSTORE_WATCH_SEND_TIMEOUT=0s", "TAGSTORE_PLUGIN_START_TIMEOUT=1ms", "TAGSTORE_PLUGIN_MAX_FAILURES=-1", "TAGSTORE_DRAIN_DELAY=-1s", "TAGSTORE_DRAIN_TIMEOUT=0s"},
+			[]string{"WATCHES_PER_TENANT", "STREAMS_PER_CONNECTION", "REFRESHES_PER_TENANT", "TENANT_RATE", "TENANT_BURST", "WATCH_HEARTBEAT", "WATCH_SEND_TIMEOUT", "PLUGIN_START_TIMEOUT", "PLUGIN_MAX_FAILURES", "DRAIN_DELAY", "DRAIN_TIMEOUT"},
 		},
+		"burst without a rate": {[]string{"TAGSTORE_TENANT_BURST=1000"}, []string{"TENANT_BURST", "TENANT_RATE"}},
 		"several at once": {
 			[]string{"TAGSTORE_MANIFEST=" + malformed, "TAGSTORE_TOKEN_KEY=x", "TAGSTORE_LISTEN=nonsense"},
 			[]string{"malformed.yaml:2", "TAGSTORE_TOKEN_KEY", "TAGSTORE_LISTEN"},
@@ -446,12 +523,115 @@ func TestStartFailures(t *testing.T) {
 				}
 			}
 			if strings.Contains(err.Error(), "secret%%") {
-				t.Error("it shows the token key")
+				t.Error("it shows a key")
 			}
 			if left, err := os.ReadDir(filepath.Join(d.dir, "sockets")); err != nil || len(left) != 0 {
 				t.Errorf("left in the socket folder: %v, %v", left, err)
 			}
 		})
+	}
+}
+
+// In production the service runs what was signed. A byte of it changes, and it
+// does not start.
+func TestR11ProductionRunsWhatWasSigned(t *testing.T) {
+	d := deploy(t, manifestText)
+	signer := d.pin(t)
+	s := d.run(t, "TAGSTORE_DEV=", signer)
+	if _, err := s.client(t).Put(s.as(t, tenantA, auth.RoleEditor), client.PutRequest{Key: key(t, "param_config_currency"), Value: []byte(`"EUR"`)}); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	s.wait(t)
+	for file, says := range map[string]string{
+		"tagstore.yaml":                 "tagstore.yaml: the manifest is not what was signed",
+		"plugins/tagstore-plugin-local": "tagstore.yaml:5: the plugin's bytes have the sha256 ",
+		"schemas/param.json":            "the schema's bytes have the sha256 ",
+	} {
+		path := filepath.Join(d.dir, file)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := bytes.Clone(whole)
+		changed[len(changed)/2] ^= 1
+		write(t, path, changed, 0o755)
+		err = app.Run(t.Context(), app.Options{Environ: d.set("TAGSTORE_DEV=", signer), Out: &output{}})
+		if err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("with another byte in %s: %v", file, err)
+		}
+		write(t, path, whole, 0o755)
+	}
+}
+
+// Root is let in by name or in development only.
+func TestR13RootIsRefused(t *testing.T) {
+	d := deploy(t, manifestText)
+	err := app.Run(t.Context(), app.Options{Environ: d.set("TAGSTORE_DEV=", "TAGSTORE_ALLOW_ROOT="), Out: &output{}})
+	if err == nil { // the manifest has no checksums
+		t.Fatal("it ran")
+	}
+	if got := strings.Contains(err.Error(), "runs as root") && strings.Contains(err.Error(), "TAGSTORE_ALLOW_ROOT=true"); got != (os.Geteuid() == 0) {
+		t.Errorf("as user %d: %v", os.Geteuid(), err)
+	}
+	err = app.Run(t.Context(), app.Options{Environ: d.set("TAGSTORE_DEV="), Out: &output{}})
+	if err == nil || strings.Contains(err.Error(), "root") {
+		t.Errorf("where root is allowed: %v", err)
+	}
+}
+
+// A running service takes up nothing that is not signed and pinned, and goes on
+// with what is.
+func TestR11ReloadTakesOnlyWhatIsSigned(t *testing.T) {
+	d := deploy(t, manifestText)
+	s := d.run(t, "TAGSTORE_DEV=", "TAGSTORE_MANIFEST_WATCH=false", d.pin(t))
+	c, k := s.client(t), key(t, "param_config_currency")
+	if _, err := c.Put(s.as(t, tenantA, auth.RoleEditor), client.PutRequest{Key: k, Value: []byte(`"EUR"`)}); err != nil {
+		t.Fatal(err)
+	}
+	token, err := d.issuer.Operator(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	operator := client.ContextWithToken(t.Context(), token)
+	was := s.pids(t, c)
+	for file, says := range map[string]string{
+		"tagstore.yaml":                 "tagstore.yaml: the manifest is not what was signed",
+		"tagstore.yaml.sig":             "tagstore.yaml",
+		"plugins/tagstore-plugin-local": "tagstore.yaml:5: the plugin's bytes have the sha256 ",
+		"schemas/param.json":            "the schema's bytes have the sha256 ",
+	} {
+		path := filepath.Join(d.dir, file)
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := bytes.Clone(whole)
+		changed[len(changed)/2] ^= 1
+		replaceFile(t, path, changed)
+		r, err := c.ReloadManifest(operator)
+		if err != nil || r.Applied || !strings.Contains(strings.Join(r.Problems, "\n"), says) {
+			t.Errorf("with another byte in %s: %+v, %v", file, r, err)
+		}
+		if got, err := c.Get(s.as(t, tenantA, auth.RoleReader), k, config.Service{}); err != nil || string(got.Entry.Value) != `"EUR"` {
+			t.Errorf("with another byte in %s: what served before answers %v, %v", file, got, err)
+		}
+		replaceFile(t, path, whole)
+	}
+	if r, err := c.ReloadManifest(operator); err != nil || !r.Applied {
+		t.Errorf("what is signed was refused: %+v, %v", r, err)
+	}
+	if now := s.pids(t, c); !maps.Equal(was, now) {
+		t.Errorf("the processes were %v and are %v", was, now)
+	}
+}
+
+// replaceFile replaces a file in one step: a program that runs can not be written.
+func replaceFile(t *testing.T, path string, text []byte) {
+	t.Helper()
+	write(t, path+".new", text, 0o755)
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -3,6 +3,8 @@ package app_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net"
@@ -25,6 +27,7 @@ import (
 	"github.com/tagstore/tagstore/core/auth/devissuer"
 	"github.com/tagstore/tagstore/core/client"
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/manifest"
 	"github.com/tagstore/tagstore/core/plugintest"
 	"github.com/tagstore/tagstore/services/config/internal/app"
 )
@@ -109,14 +112,14 @@ routes:
 const schemaText = `{"type": ["string", "object"]}`
 
 // deploy lays out a deployment with this manifest.
-func deploy(t *testing.T, manifest string) *deployment {
+func deploy(t *testing.T, text string) *deployment {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ts") // short: it holds sockets
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	for name, text := range map[string]string{"tagstore.yaml": manifest, "schemas/param.json": schemaText} {
+	for name, text := range map[string]string{"tagstore.yaml": text, "schemas/param.json": schemaText} {
 		write(t, filepath.Join(dir, name), []byte(text), 0o600)
 	}
 	for _, sub := range []string{"data", "sockets"} {
@@ -124,7 +127,7 @@ func deploy(t *testing.T, manifest string) *deployment {
 			t.Fatal(err)
 		}
 	}
-	if strings.Contains(manifest, "tagstore-plugin-local") {
+	if strings.Contains(text, "tagstore-plugin-local") {
 		binary, err := os.ReadFile(plugintest.Build(t, localPlugin))
 		if err != nil {
 			t.Fatal(err)
@@ -149,6 +152,7 @@ func deploy(t *testing.T, manifest string) *deployment {
 		"TAGSTORE_JWT_ISSUER=" + issuer.Issuer(),
 		"TAGSTORE_JWT_CLIENT_IDS=" + clientID,
 		"TAGSTORE_DEV=true",
+		"TAGSTORE_ALLOW_ROOT=true", // for the tests without DEV
 		"TAGSTORE_SOCKET_DIR=" + filepath.Join(dir, "sockets"),
 		"TAGSTORE_DRAIN_DELAY=0s",
 		"TAGSTORE_LOG_LEVEL=DEBUG",
@@ -163,6 +167,34 @@ func write(t *testing.T, path string, text []byte, mode os.FileMode) {
 	if err := os.WriteFile(path, text, mode); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// sign signs the manifest as it is, and returns the setting that vouches for it.
+func (d *deployment) sign(t *testing.T) string {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(d.dir, "tagstore.yaml")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, manifest.SignaturePath(path), manifest.Signature(text, private), 0o600)
+	return "TAGSTORE_MANIFEST_KEY=" + base64.StdEncoding.EncodeToString(public)
+}
+
+// pin writes the checksums that production asks for, and signs.
+func (d *deployment) pin(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(d.dir, "tagstore.yaml")
+	pinned, _, err := manifest.Pin(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, pinned, 0o600)
+	return d.sign(t)
 }
 
 // set returns the environment with these items changed; an item that ends
@@ -191,6 +223,7 @@ type service struct {
 	out              *output
 	stop             context.CancelFunc
 	force            chan struct{}
+	hangup           chan os.Signal
 	done             chan error
 }
 
@@ -200,9 +233,9 @@ func (d *deployment) run(t *testing.T, items ...string) *service {
 	t.Helper()
 	environ := d.set(items...)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	s := &service{deployment: d, out: &output{}, stop: stop, force: make(chan struct{}), done: make(chan error, 1)}
+	s := &service{deployment: d, out: &output{}, stop: stop, force: make(chan struct{}), hangup: make(chan os.Signal, 1), done: make(chan error, 1)}
 	go func() {
-		s.done <- app.Run(ctx, app.Options{Version: "1.2.3", Environ: environ, Out: s.out, Force: s.force})
+		s.done <- app.Run(ctx, app.Options{Version: "1.2.3", Environ: environ, Out: s.out, Force: s.force, Reload: s.hangup})
 	}()
 	t.Cleanup(func() {
 		stop()

@@ -34,7 +34,7 @@ const sharedManifest = `version: 1
 backends:
   params:
     plugin: ./plugins/tagstore-plugin-ssm
-    env: [AWS_ENDPOINT_URL, AWS_REGION, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_EC2_METADATA_DISABLED]
+    aws: true
     options: { path: "/NAME/{tenant}/{service}/{name}", key_prefix: param_config_, timeout: 30s }
 routes:
   - prefix: param_config_

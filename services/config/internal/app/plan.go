@@ -1,13 +1,18 @@
 package app
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net"
+	"os"
+	"slices"
 
 	"github.com/tagstore/tagstore/core/auth"
 	"github.com/tagstore/tagstore/core/cache"
+	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
 	"github.com/tagstore/tagstore/core/manifest"
 	"github.com/tagstore/tagstore/core/pluginhost"
@@ -26,26 +31,32 @@ type plan struct {
 	limits        server.Limits
 	tokenKey      []byte
 	tokenKeyFixed bool
-	manifest      *manifest.Manifest
+	file          *fileWatch // as it was before layout was read from it
+	layout        *layout
+	trust         manifest.Options // what a manifest has to meet
 	peers         peerPlan
 }
 
 // prepare reports everything that is wrong at once.
 func prepare(s Settings) (*plan, error) {
 	var p plan
-	var problems [6]error
+	var problems [7]error
 	p.address, problems[0] = s.address()
 	p.tls, problems[1] = s.tls()
 	p.limits, problems[2] = s.limits()
 	p.tokenKey, p.tokenKeyFixed, problems[3] = s.tokenKey()
-	p.manifest, problems[4] = manifest.Load(s.Manifest, manifest.Options{Dev: s.Dev})
+	p.file = s.watch()
+	if p.trust, problems[4] = s.trust(); problems[4] == nil { // else nobody vouches for it
+		p.layout, problems[4] = s.layout(p.trust)
+	}
 	p.peers, problems[5] = s.peers(p.address, p.tls)
+	problems[6] = s.user()
 	if err := errors.Join(problems[:]...); err != nil {
 		return nil, err
 	}
-	for _, r := range p.manifest.Routes {
-		p.limits.MaxReceive = max(p.limits.MaxReceive, r.MaxValue+putFrame)
-	}
+	// gRPC's limit can not be changed later, and a reload may bring a route that
+	// takes the largest values there are. Each route has its own limit.
+	p.limits.MaxReceive = max(p.limits.MaxReceive, manifest.MaxMaxValue+putFrame)
 	return &p, nil
 }
 
@@ -57,29 +68,101 @@ func (p *plan) warn(logger *slog.Logger) {
 	}
 }
 
-// plugins is what the plugin host has to start.
-func (p *plan) plugins() []pluginhost.Plugin {
-	out := make([]pluginhost.Plugin, len(p.manifest.Backends))
-	for i, b := range p.manifest.Backends {
+// layout is what a manifest comes to: the processes that it asks for, and which
+// of them answers for which route. A backend has one process, or, where it asks
+// for that, one for each of its routes.
+type layout struct {
+	manifest  *manifest.Manifest
+	instances []instance
+	byRoute   map[string]string            // from prefix to the name of an instance
+	schemas   map[string][sha256.Size]byte // of what is in the file, by prefix
+}
+
+// instance is one process to be.
+type instance struct {
+	name     string // of the backend, and the prefix where it is that one's alone
+	backend  *manifest.Backend
+	prefixes []string
+}
+
+// layout reads the manifest that the settings name.
+func (s Settings) layout(trust manifest.Options) (*layout, error) {
+	m, err := manifest.Load(s.Manifest, trust)
+	if err != nil {
+		return nil, err
+	}
+	return newLayout(m)
+}
+
+// watch looks at the files of the manifest, unless it is not to be reloaded for
+// them.
+func (s Settings) watch() *fileWatch {
+	if !s.ManifestWatch {
+		return &fileWatch{}
+	}
+	return watchFiles(s.Manifest, manifest.SignaturePath(s.Manifest))
+}
+
+func newLayout(m *manifest.Manifest) (*layout, error) {
+	l := &layout{manifest: m, byRoute: map[string]string{}, schemas: map[string][sha256.Size]byte{}}
+	for _, r := range m.Routes {
+		if r.SchemaPath == "" {
+			continue
+		}
+		// It was read and compiled just now: this is for comparing alone.
+		text, err := os.ReadFile(r.SchemaPath)
+		if err != nil {
+			return nil, config.Errorf(config.InvalidArgument, "the schema of %s can not be read: %w", r.Prefix, err)
+		}
+		l.schemas[r.Prefix] = sha256.Sum256(text)
+	}
+	for i := range m.Backends {
+		b := &m.Backends[i]
+		shared := instance{name: b.Name, backend: b}
+		for _, r := range m.Routes {
+			if r.Backend != b.Name {
+				continue
+			}
+			if b.Isolate {
+				own := instance{name: b.Name + "@" + r.Prefix, backend: b, prefixes: []string{r.Prefix}}
+				l.instances = append(l.instances, own)
+				l.byRoute[r.Prefix] = own.name
+				continue
+			}
+			shared.prefixes = append(shared.prefixes, r.Prefix)
+			l.byRoute[r.Prefix] = b.Name
+		}
+		if !b.Isolate {
+			l.instances = append(l.instances, shared)
+		}
+	}
+	slices.SortFunc(l.instances, func(a, b instance) int { return cmp.Compare(a.name, b.name) })
+	// What a table would refuse is found before anything is started for it.
+	_, err := l.table(func(manifest.Route) driver.Backend { return unopened{} })
+	return l, err
+}
+
+// unopened stands for the backend of a table that is only tried.
+type unopened struct{ driver.Backend }
+
+// table is the routes, on the backends that answer for them.
+func (l *layout) table(backend func(manifest.Route) driver.Backend) (*router.Table, error) {
+	return router.FromManifest(l.manifest, func(r manifest.Route) (driver.Backend, bool) { return backend(r), true })
+}
+
+// plugins is what the plugin host has to run.
+func (l *layout) plugins() []pluginhost.Plugin {
+	out := make([]pluginhost.Plugin, len(l.instances))
+	for i, in := range l.instances {
+		b := in.backend
 		out[i] = pluginhost.Plugin{
-			Name: b.Name, Path: b.Plugin, Args: b.Args, Env: b.Env, Dir: p.manifest.Dir,
+			Name: in.name, Path: b.Plugin, Args: b.Args, Env: b.Env, Dir: l.manifest.Dir,
 			Options: b.Options, CallTimeout: b.CallTimeout,
+			SHA256: b.SHA256, Address: b.Address, MTLS: b.MTLS, AWS: b.AWS,
+			Limits: pluginhost.Limits(b.Limits), Concurrency: b.Concurrency,
 		}
 	}
 	return out
-}
-
-// routes puts the manifest's routes, each behind the cache, onto the processes
-// that answer them. A route that is not cached is behind it, too: there it can
-// be watched, whatever its store can do.
-func (p *plan) routes(host *pluginhost.Host, c *cache.Cache) (*router.Table, error) {
-	return router.FromManifest(p.manifest, func(r manifest.Route) (driver.Backend, bool) {
-		process, ok := host.Process(r.Backend)
-		if !ok {
-			return nil, false
-		}
-		return c.Wrap(process, policy(r)), true
-	})
 }
 
 // policy is what a route's cache settings come to.
@@ -91,21 +174,6 @@ func policy(r manifest.Route) cache.Policy {
 		Prefix: r.Prefix, MaxStaleness: r.Cache.MaxStaleness, Reconcile: r.Cache.Mode == manifest.CacheEvent,
 		StaleIfError: r.Cache.StaleIfError, NegativeTTL: r.Cache.NegativeTTL,
 	}
-}
-
-// backends is every process with the prefixes that lead to it, by name.
-func (p *plan) backends(host *pluginhost.Host) []server.Backend {
-	processes := host.Processes()
-	out := make([]server.Backend, len(processes))
-	for i, process := range processes {
-		out[i].Process = process
-		for _, r := range p.manifest.Routes {
-			if r.Backend == process.Name() {
-				out[i].Prefixes = append(out[i].Prefixes, r.Prefix)
-			}
-		}
-	}
-	return out
 }
 
 // auth is whose tokens are accepted.

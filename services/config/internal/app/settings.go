@@ -12,14 +12,21 @@ import (
 	"os"
 	"time"
 
+	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
+	"github.com/tagstore/tagstore/core/manifest"
+	"github.com/tagstore/tagstore/core/pluginhost"
 	"github.com/tagstore/tagstore/core/settings"
+	"github.com/tagstore/tagstore/core/store"
 	"github.com/tagstore/tagstore/services/config/internal/server"
 )
 
-// maxRefreshes is far beyond what a replica can do, and far below an overflow.
-const maxRefreshes = 1_000_000
+// Far beyond what a replica can do, and far below an overflow.
+const (
+	maxRefreshes  = 1_000_000
+	maxTenantRate = 100_000_000
+)
 
 // Prefix is what the names of all settings start with.
 const Prefix = "TAGSTORE_"
@@ -27,6 +34,8 @@ const Prefix = "TAGSTORE_"
 // Settings is everything that the service can be told by its environment.
 type Settings struct {
 	Manifest         string `env:"MANIFEST" required:"true" doc:"path of the manifest, the YAML file that names backends and routes"`
+	ManifestKey      string `env:"MANIFEST_KEY" doc:"public key of who signs the manifest: base64 of 32 bytes, or a PEM file with one or more; needed unless in development"`
+	ManifestWatch    bool   `env:"MANIFEST_WATCH" default:"true" doc:"reload the manifest when its file changes; SIGHUP and AdminService.ReloadManifest do so whatever this says"`
 	Listen           string `env:"LISTEN" default:"127.0.0.1:7070" doc:"host:port for gRPC; port 0 takes a free one"`
 	ManagementListen string `env:"MANAGEMENT_LISTEN" default:"127.0.0.1:7071" doc:"host:port for /healthz, /readyz and /metrics (plain HTTP, no token)"`
 
@@ -40,13 +49,15 @@ type Settings struct {
 	TLSKey      string `env:"TLS_KEY" doc:"PEM file with its private key"`
 	TLSClientCA string `env:"TLS_CLIENT_CA" doc:"PEM file with the authorities of client certificates; set, every client needs one (mTLS)"`
 	Insecure    bool   `env:"INSECURE" default:"false" doc:"allow plaintext on an address that is not loopback"`
-	Dev         bool   `env:"DEV" default:"false" doc:"development: plugins without a checksum, gRPC reflection; loopback only"`
+	Dev         bool   `env:"DEV" default:"false" doc:"development: a manifest without signature and checksums, gRPC reflection; loopback only"`
+	AllowRoot   bool   `env:"ALLOW_ROOT" default:"false" doc:"let the service, and with it every plugin, run as root outside development"`
 
 	TokenKey settings.Secret `env:"TOKEN_KEY" doc:"base64 of 32 or more random bytes that seal page and resume tokens; the same for all replicas; by default random for each process"`
 
-	CacheMB            int `env:"CACHE_MB" default:"256" doc:"memory for cached values in MiB, 1 to 65536"`
-	CacheTenantPercent int `env:"CACHE_TENANT_PERCENT" default:"25" doc:"the part of it that one tenant may take, 1 to 100"`
-	ReconcileCalls     int `env:"RECONCILE_CALLS" default:"600" doc:"calls of each store per minute that compare what is held with it, 1 to 60000"`
+	CacheMB            int    `env:"CACHE_MB" default:"256" doc:"memory for cached values in MiB, 1 to 65536"`
+	CacheTable         string `env:"CACHE_TABLE" default:"ristretto" doc:"what holds them: ristretto, or clock, which is our own, takes less memory and time, and drops none of them unasked"`
+	CacheTenantPercent int    `env:"CACHE_TENANT_PERCENT" default:"25" doc:"the part of it that one tenant may take, 1 to 100"`
+	ReconcileCalls     int    `env:"RECONCILE_CALLS" default:"600" doc:"calls of each store per minute that compare what is held with it, 1 to 60000"`
 
 	Peers PeerSettings
 
@@ -54,11 +65,15 @@ type Settings struct {
 
 	PluginStartTimeout time.Duration `env:"PLUGIN_START_TIMEOUT" default:"5s" doc:"time that a plugin may take from its start until its store is open, 100ms to 10m; raise it for large stores"`
 
-	WatchesPerTenant     int           `env:"WATCHES_PER_TENANT" default:"100" doc:"Watch streams that one tenant may hold at once"`
+	PluginMaxFailures int `env:"PLUGIN_MAX_FAILURES" default:"5" doc:"failures within ten minutes with which a plugin is given up until the manifest is loaded again; 0: never"`
+
+	WatchesPerTenant     int           `env:"WATCHES_PER_TENANT" default:"100" doc:"Watch streams that one tenant may hold at once, and as many Sessions"`
 	StreamsPerConnection int           `env:"STREAMS_PER_CONNECTION" default:"200" doc:"streams of any kind that one connection may hold at once"`
 	RefreshesPerTenant   int           `env:"REFRESHES_PER_TENANT" default:"50" doc:"refreshed targets a second that name one tenant; twice as many, or 100, at once"`
+	TenantRate           int           `env:"TENANT_RATE" default:"0" doc:"keys that one tenant may read and write a second, those of a batch and of a page one by one; 0: any number"`
+	TenantBurst          int           `env:"TENANT_BURST" default:"0" doc:"and at once, 1000 or more; 0: twice TENANT_RATE, or 1000"`
 	WatchHeartbeat       time.Duration `env:"WATCH_HEARTBEAT" default:"5s" doc:"longest silence of a Watch stream, at most 5s"`
-	WatchSendTimeout     time.Duration `env:"WATCH_SEND_TIMEOUT" default:"10s" doc:"how long a Watch stream waits for a client that does not read"`
+	WatchSendTimeout     time.Duration `env:"WATCH_SEND_TIMEOUT" default:"10s" doc:"how long a Watch or Session waits for a client that does not read"`
 
 	DrainDelay   time.Duration `env:"DRAIN_DELAY" default:"1s" doc:"after SIGTERM, how long to go on serving while health says NOT_SERVING"`
 	DrainTimeout time.Duration `env:"DRAIN_TIMEOUT" default:"20s" doc:"then, how long calls in flight may take to finish"`
@@ -67,6 +82,9 @@ type Settings struct {
 	// tagctl dev reads this name; the service must not trip over it.
 	_ struct{} `env:"DEV_DIR"`
 }
+
+// tables are those that CACHE_TABLE names.
+var tables = map[string]func(maxCost int64) (cache.Table, error){"ristretto": cache.NewRistretto, "clock": cache.NewClock}
 
 // LoadSettings reads the settings from environ, which has the form of
 // os.Environ, and reports everything that is wrong with them.
@@ -86,6 +104,10 @@ func (s Settings) limits() (server.Limits, error) {
 	l := server.DefaultLimits()
 	l.WatchesPerTenant, l.StreamsPerConnection = s.WatchesPerTenant, s.StreamsPerConnection
 	l.RefreshesPerTenant, l.RefreshBurst = s.RefreshesPerTenant, max(l.RefreshBurst, 2*s.RefreshesPerTenant)
+	l.TenantRate, l.TenantBurst = s.TenantRate, max(l.TenantBurst, s.TenantBurst)
+	if s.TenantBurst == 0 {
+		l.TenantBurst = max(l.TenantBurst, 2*s.TenantRate)
+	}
 	l.Heartbeat, l.SendTimeout = s.WatchHeartbeat, s.WatchSendTimeout
 	var problems []error
 	if s.WatchesPerTenant < 1 {
@@ -97,6 +119,16 @@ func (s Settings) limits() (server.Limits, error) {
 	if s.RefreshesPerTenant < 1 || s.RefreshesPerTenant > maxRefreshes {
 		problems = append(problems, wrong("REFRESHES_PER_TENANT", fmt.Sprintf("is not between 1 and %d", maxRefreshes)))
 	}
+	if s.TenantRate < 0 || s.TenantRate > maxTenantRate {
+		problems = append(problems, wrong("TENANT_RATE", fmt.Sprintf("is not between 0 and %d", maxTenantRate)))
+	}
+	switch {
+	case s.TenantBurst == 0:
+	case s.TenantRate == 0:
+		problems = append(problems, wrong("TENANT_BURST", "means nothing without "+Prefix+"TENANT_RATE").WithHint("set both, or none"))
+	case s.TenantBurst < store.DefaultMaxBatch || s.TenantBurst > 2*maxTenantRate:
+		problems = append(problems, wrong("TENANT_BURST", fmt.Sprintf("is not 0 or between %d, the keys of the largest batch, and %d", store.DefaultMaxBatch, 2*maxTenantRate)))
+	}
 	if s.WatchHeartbeat <= 0 || s.WatchHeartbeat > 5*time.Second {
 		problems = append(problems, wrong("WATCH_HEARTBEAT", "is not above 0s and at most 5s"))
 	}
@@ -106,8 +138,14 @@ func (s Settings) limits() (server.Limits, error) {
 	if s.PluginStartTimeout < 100*time.Millisecond || s.PluginStartTimeout > 10*time.Minute {
 		problems = append(problems, wrong("PLUGIN_START_TIMEOUT", "is not between 100ms and 10m"))
 	}
+	if s.PluginMaxFailures < 0 {
+		problems = append(problems, wrong("PLUGIN_MAX_FAILURES", "is below 0"))
+	}
 	if s.CacheMB < 1 || s.CacheMB > 1<<16 {
 		problems = append(problems, wrong("CACHE_MB", "is not between 1 and 65536"))
+	}
+	if tables[s.CacheTable] == nil {
+		problems = append(problems, wrong("CACHE_TABLE", "is not ristretto or clock"))
 	}
 	if s.CacheTenantPercent < 1 || s.CacheTenantPercent > 100 {
 		problems = append(problems, wrong("CACHE_TENANT_PERCENT", "is not between 1 and 100"))
@@ -122,6 +160,31 @@ func (s Settings) limits() (server.Limits, error) {
 		problems = append(problems, wrong("DRAIN_TIMEOUT", "is not above 0s"))
 	}
 	return l, errors.Join(problems...)
+}
+
+// trust is what a manifest has to meet.
+func (s Settings) trust() (manifest.Options, error) {
+	o := manifest.Options{Dev: s.Dev}
+	if s.ManifestKey == "" {
+		return o, nil // which the manifest's reader reports where it matters
+	}
+	var err error
+	if o.Key, err = manifest.ParseKey(s.ManifestKey); err != nil {
+		var e *config.Error
+		errors.As(err, &e)
+		return o, wrong("MANIFEST_KEY", e.Message).WithHint("%s", e.Hint)
+	}
+	return o, nil
+}
+
+// user refuses root, who can not be kept from anything.
+func (s Settings) user() error {
+	err := pluginhost.CheckUser(s.Dev || s.AllowRoot)
+	var e *config.Error
+	if errors.As(err, &e) {
+		return e.WithHint("run it as a user of its own; or set %sALLOW_ROOT=true, if all of its plugins may be root", Prefix)
+	}
+	return err
 }
 
 // tokenKey returns the key that seals tokens; fixed is false for one that was
@@ -201,4 +264,12 @@ func (s Settings) address() (*net.TCPAddr, error) {
 
 func wrong(setting, what string) *config.Error {
 	return config.Errorf(config.InvalidArgument, "%s%s %s", Prefix, setting, what)
+}
+
+// maxFailures is PluginMaxFailures as the plugin host has it.
+func (s Settings) maxFailures() int {
+	if s.PluginMaxFailures == 0 {
+		return -1
+	}
+	return s.PluginMaxFailures
 }

@@ -7,7 +7,6 @@ package intercept
 import (
 	"context"
 	"crypto/rand"
-	"sync/atomic"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -28,21 +27,35 @@ type Call struct {
 	// ID is the request id: the caller's own where that is valid, else random.
 	ID string
 
-	tenant atomic.Pointer[config.Tenant]
+	tenant config.Tenant
+	quiet  bool
 }
 
-// SetTenant notes whose call it is, for the access log.
-func (c *Call) SetTenant(t config.Tenant) { c.tenant.Store(&t) }
+// SetQuiet has the call logged at DEBUG if it is its caller's own doing that it
+// fails: for what comes as often as somebody likes, and is told otherwise.
+func (c *Call) SetQuiet() { c.quiet = true }
+
+// SetTenant notes whose call it is, for the access log. It is for interceptors,
+// before the handler begins.
+func (c *Call) SetTenant(t config.Tenant) { c.tenant = t }
 
 // Tenant returns the tenant that was noted, zero where none was.
-func (c *Call) Tenant() config.Tenant {
-	if t := c.tenant.Load(); t != nil {
-		return *t
-	}
-	return config.Tenant{}
-}
+func (c *Call) Tenant() config.Tenant { return c.tenant }
 
 type callKey struct{}
+
+// callContext is a context with a Call in it, in one piece of memory.
+type callContext struct {
+	context.Context
+	call Call
+}
+
+func (c *callContext) Value(key any) any {
+	if key == (callKey{}) {
+		return &c.call
+	}
+	return c.Context.Value(key)
+}
 
 // CallFrom returns the call that ctx belongs to. Outside of any it returns an
 // empty one, so that what is noted there is lost and nothing breaks.
@@ -54,13 +67,13 @@ func CallFrom(ctx context.Context) *Call {
 }
 
 // begin gives the call its id and announces it in the response header.
-func begin(ctx context.Context) (context.Context, error) {
-	call := &Call{ID: requestID(ctx)}
-	if err := grpc.SetHeader(ctx, metadata.Pairs(RequestIDKey, call.ID)); err != nil {
+func begin(ctx context.Context) (*callContext, error) {
+	c := &callContext{Context: ctx, call: Call{ID: requestID(ctx)}}
+	if err := grpc.SetHeader(ctx, metadata.MD{RequestIDKey: {c.call.ID}}); err != nil {
 		// The cause is left out: it is a status, which would be sent instead.
 		return nil, config.Errorf(config.Internal, "the response header could not be set")
 	}
-	return context.WithValue(ctx, callKey{}, call), nil
+	return c, nil
 }
 
 // requestID takes the caller's id only where there is exactly one and it is
@@ -86,22 +99,6 @@ func validRequestID(s string) bool {
 		}
 	}
 	return true
-}
-
-func requestIDUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	ctx, err := begin(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return next(ctx, req)
-}
-
-func requestIDStream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	ctx, err := begin(stream.Context())
-	if err != nil {
-		return err
-	}
-	return next(srv, WithContext(ctx, stream))
 }
 
 // WithContext returns the stream with another context, which must be derived

@@ -15,6 +15,9 @@ import (
 
 	"go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -77,20 +80,22 @@ type fixture struct {
 	client healthv1.HealthClient
 	log    *lines
 	meters *metric.ManualReader
+	spans  *tracetest.InMemoryExporter
 }
 
 func start(t *testing.T, handle func(context.Context) error) fixture {
 	t.Helper()
-	f := fixture{log: &lines{}, meters: metric.NewManualReader()}
+	f := fixture{log: &lines{}, meters: metric.NewManualReader(), spans: tracetest.NewInMemoryExporter()}
 	chain, err := intercept.New(intercept.Options{
-		Logger:        slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		MeterProvider: metric.NewMeterProvider(metric.WithReader(f.meters)),
-		UnaryCap:      time.Minute,
+		Logger:         slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		MeterProvider:  metric.NewMeterProvider(metric.WithReader(f.meters)),
+		TracerProvider: sdktrace.NewTracerProvider(sdktrace.WithSyncer(f.spans)),
+		UnaryCap:       time.Minute,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	server := grpc.NewServer(chain.Unary(), chain.Stream(), grpc.WaitForHandlers(true))
+	server := grpc.NewServer(chain.Unary(nil), chain.Stream(), grpc.WaitForHandlers(true))
 	healthv1.RegisterHealthServer(server, probe{handle: handle})
 	listener := bufconn.Listen(1 << 20)
 	served := make(chan error, 1)
@@ -295,16 +300,13 @@ func TestDeadlineIsCapped(t *testing.T) {
 
 // A call that comes too late does not reach its handler.
 func TestDeadlineInThePast(t *testing.T) {
-	chain, err := intercept.New(intercept.Options{Logger: slog.New(slog.DiscardHandler), MeterProvider: metric.NewMeterProvider(), UnaryCap: time.Minute})
+	chain, err := intercept.New(intercept.Options{Logger: slog.New(slog.DiscardHandler), MeterProvider: metric.NewMeterProvider(), TracerProvider: sdktrace.NewTracerProvider(), UnaryCap: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithDeadline(t.Context(), time.Unix(1, 0))
 	defer cancel()
-	_, err = chain.Deadline(ctx, nil, &grpc.UnaryServerInfo{FullMethod: "/x/Y"}, func(context.Context, any) (any, error) {
-		t.Error("the handler ran")
-		return nil, nil
-	})
+	_, _, err = chain.Deadline(ctx, "/x/Y")
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("got %v", err)
 	}
@@ -363,6 +365,119 @@ func TestAccessLog(t *testing.T) {
 				}
 				if strings.Contains(text, "tokencanary") {
 					t.Errorf("the token is in the log: %s", text)
+				}
+			})
+		})
+	}
+}
+
+// Each call is counted once, by its method and how it ended, and a panic as the
+// Internal that its caller got.
+func TestCallsAreMeasured(t *testing.T) {
+	for want, end := range map[string]func() error{
+		"OK":        func() error { return nil },
+		"NOT_FOUND": func() error { return config.Errorf(config.NotFound, "none") },
+		"INTERNAL":  func() error { panic("broken") },
+	} {
+		t.Run(want, func(t *testing.T) {
+			kinds(t, func(t *testing.T, stream bool) {
+				f := start(t, func(context.Context) error { return end() })
+				method := "grpc.health.v1.Health/Check"
+				if stream {
+					method = "grpc.health.v1.Health/Watch"
+				}
+				for range 3 {
+					_, _ = f.call(t.Context(), stream)
+				}
+				got := f.measured(t)
+				if n := got[method+" "+want]; n != 3 || len(got) != 1 {
+					t.Errorf("measured %v, want 3 of %s %s", got, method, want)
+				}
+			})
+		})
+	}
+}
+
+// measured is how often each method ended how.
+func (f fixture) measured(t *testing.T) map[string]uint64 {
+	t.Helper()
+	out := map[string]uint64{}
+	// A client may have its answer before the server has written that down.
+	eventually(t, func() bool {
+		var all metricdata.ResourceMetrics
+		if err := f.meters.Collect(t.Context(), &all); err != nil {
+			t.Fatal(err)
+		}
+		var total uint64
+		for _, scope := range all.ScopeMetrics {
+			for _, m := range scope.Metrics {
+				data, ok := m.Data.(metricdata.Histogram[float64])
+				if !ok || m.Name != "rpc.server.call.duration" {
+					continue
+				}
+				for _, p := range data.DataPoints {
+					method, _ := p.Attributes.Value("rpc.method")
+					code, _ := p.Attributes.Value("rpc.response.status_code")
+					out[method.AsString()+" "+code.AsString()] = p.Count
+					total += p.Count
+				}
+			}
+		}
+		return total >= 3
+	})
+	return out
+}
+
+// eventually returns when done does, or after seconds.
+func eventually(t *testing.T, done func() bool) {
+	t.Helper()
+	tick, end := time.NewTicker(time.Millisecond), time.NewTimer(5*time.Second)
+	defer tick.Stop()
+	defer end.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-end.C:
+			return
+		}
+	}
+}
+
+// A call that its caller put into a trace goes on in it; any other is in none.
+func TestTraceOfTheCaller(t *testing.T) {
+	const id, parent = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+	for name, c := range map[string]struct {
+		sent  string
+		valid bool
+	}{
+		"none":    {"", false},
+		"broken":  {"00-xyz", false},
+		"sampled": {"00-" + id + "-" + parent + "-01", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kinds(t, func(t *testing.T, stream bool) {
+				var in trace.SpanContext
+				f := start(t, func(ctx context.Context) error {
+					in = trace.SpanContextFromContext(ctx)
+					return nil
+				})
+				ctx := t.Context()
+				if c.sent != "" {
+					ctx = metadata.AppendToOutgoingContext(ctx, "traceparent", c.sent)
+				}
+				_, _ = f.call(ctx, stream)
+				if in.IsValid() != c.valid {
+					t.Fatalf("the handler is in the trace %v", in)
+				}
+				if !c.valid {
+					return
+				}
+				if in.TraceID().String() != id || in.SpanID().String() == parent {
+					t.Errorf("the handler is in span %v of trace %v, want one of its own in %s", in.SpanID(), in.TraceID(), id)
+				}
+				eventually(t, func() bool { return len(f.spans.GetSpans()) > 0 })
+				if ended := f.spans.GetSpans(); len(ended) != 1 || ended[0].Parent.SpanID().String() != parent {
+					t.Errorf("%d spans ended, want one below the caller's", len(ended))
 				}
 			})
 		})

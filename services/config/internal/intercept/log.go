@@ -6,10 +6,7 @@ import (
 	"log/slog"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-
-	"github.com/tagstore/tagstore/core/errgrpc"
 )
 
 // accessLog writes one line for each call when it is over. A line holds
@@ -17,23 +14,11 @@ import (
 // caller's own doing.
 type accessLog struct{ logger *slog.Logger }
 
-func (l accessLog) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	began := time.Now()
-	resp, err := next(ctx, req)
-	l.write(ctx, info.FullMethod, time.Since(began), err)
-	return resp, err
-}
-
-func (l accessLog) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	began := time.Now()
-	err := next(srv, stream)
-	l.write(stream.Context(), info.FullMethod, time.Since(began), err)
-	return err
-}
-
-func (l accessLog) write(ctx context.Context, method string, took time.Duration, err error) {
-	code := errgrpc.ToStatus(err).Code()
+func (l accessLog) write(ctx context.Context, method string, code codes.Code, took time.Duration, err error) {
 	level := levelOf(code)
+	if level == slog.LevelInfo && CallFrom(ctx).quiet {
+		level = slog.LevelDebug
+	}
 	if !l.logger.Enabled(ctx, level) {
 		return
 	}
@@ -68,5 +53,16 @@ func levelOf(code codes.Code) slog.Level {
 		return slog.LevelWarn
 	default:
 		return slog.LevelInfo
+	}
+}
+
+// isServers reports whether a code is held to be the server's fault by the
+// semantic conventions for gRPC servers.
+func isServers(code codes.Code) bool {
+	switch code {
+	case codes.Unknown, codes.DeadlineExceeded, codes.Unimplemented, codes.Internal, codes.Unavailable, codes.DataLoss:
+		return true
+	default:
+		return false
 	}
 }

@@ -27,6 +27,7 @@ func newRecovery(logger *slog.Logger, meters metric.MeterProvider) (*Recovery, e
 	if err != nil {
 		return nil, config.Errorf(config.Internal, "the counter of panics could not be made").WithCause(err)
 	}
+	panics.Add(context.Background(), 0) // one that appears with its first event shows no increase for it
 	return &Recovery{logger: logger, panics: panics}, nil
 }
 
@@ -60,14 +61,6 @@ func describe(p any) string {
 		return err.Error()
 	}
 	return fmt.Sprintf("%T", p)
-}
-
-func (r *Recovery) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (resp any, err error) {
-	err = r.Protect(ctx, info.FullMethod, func() error {
-		resp, err = next(ctx, req)
-		return err
-	})
-	return resp, err
 }
 
 func (r *Recovery) stream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {

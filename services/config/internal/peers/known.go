@@ -24,8 +24,9 @@ type known struct {
 	asking   chan struct{} // holds a token while nobody asks the registry
 
 	// The token of asking guards these.
-	at  time.Time // of the last answer, good or bad
-	err error
+	asked time.Time // when the registry was asked last
+	at    time.Time // of the last answer, good or bad
+	err   error
 	// last is the last good answer and this replica; nil before the first.
 	last atomic.Pointer[[]fanout.Replica]
 }
@@ -58,8 +59,8 @@ func (k *known) Discover(ctx context.Context) ([]fanout.Replica, error) {
 	defer func() { k.asking <- struct{}{} }()
 	fresh := !k.at.IsZero() && k.now().Sub(k.at) < knownFor
 	if must {
-		// What somebody else found while this call waited is current, too.
-		fresh = k.at.After(began)
+		// What somebody else asked for while this call waited is current, too.
+		fresh = k.asked.After(began)
 	}
 	if !fresh {
 		k.ask(ctx)
@@ -72,6 +73,7 @@ func (k *known) Discover(ctx context.Context) ([]fanout.Replica, error) {
 }
 
 func (k *known) ask(ctx context.Context) {
+	k.asked = k.now()
 	replicas, err := k.registry.Discover(ctx)
 	k.at, k.err = k.now(), err
 	if err == nil {

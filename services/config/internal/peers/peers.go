@@ -374,5 +374,13 @@ func newMetrics(provider metric.MeterProvider) metrics {
 	); err != nil {
 		otel.Handle(err)
 	}
+	// A counter that appears with its first event shows no increase for it.
+	ctx := context.Background()
+	for _, c := range []metric.Int64Counter{m.asked, m.acknowledged, m.overflow} {
+		c.Add(ctx, 0)
+	}
+	for _, code := range config.Codes() {
+		m.failed.Add(ctx, 0, metric.WithAttributes(attribute.String("code", code.String())))
+	}
 	return m
 }

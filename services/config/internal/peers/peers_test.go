@@ -195,6 +195,28 @@ func (f fixture) counted(t *testing.T, name string) (sum int64) {
 	return sum
 }
 
+// What an alarm waits for is there before it happens, and 0.
+func TestCountersBeginAtZero(t *testing.T) {
+	f := open(t, fanout.Static())
+	var all metricdata.ResourceMetrics
+	if err := f.metrics.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	series := map[string]int{}
+	for _, scope := range all.ScopeMetrics {
+		for _, m := range scope.Metrics {
+			if sum, ok := m.Data.(metricdata.Sum[int64]); ok {
+				series[m.Name] = len(sum.DataPoints)
+			}
+		}
+	}
+	for name, n := range map[string]int{"asked": 1, "acknowledged": 1, "overflow": 1, "failed": len(config.Codes())} {
+		if got := series["tagstore.peers."+name]; got != n || f.counted(t, "tagstore.peers."+name) != 0 {
+			t.Errorf("%s has %d series, not %d, or is not 0", name, got, n)
+		}
+	}
+}
+
 func change(t *testing.T) peers.Change {
 	t.Helper()
 	tenant, err := config.ParseTenant("acme-corp")
@@ -337,9 +359,11 @@ func TestWaitForAll(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
+	began := time.Now()
 	got := f.Tell(ctx, change(t), true)
-	if summary(got) != "a, b: deadline_exceeded" || ctx.Err() != nil {
-		t.Errorf("the statuses are %q, and the call's time is up: %v", summary(got), ctx.Err())
+	// It has 100 ms of the call's time left then, which a busy machine may take.
+	if took := time.Since(began); summary(got) != "a, b: deadline_exceeded" || took >= peers.MaxWait {
+		t.Errorf("the statuses are %q, after %v of the 2 s that the call has", summary(got), took)
 	}
 }
 

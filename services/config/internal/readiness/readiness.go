@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,6 +21,8 @@ type Backend struct {
 	// Prefixes are the route prefixes that lead to it. Each is the name of an
 	// entry in the gRPC health service.
 	Prefixes []string
+	// Optional backends do not decide whether the process is ready.
+	Optional bool
 	// State names the backend's state and tells whether it serves. It must not
 	// block and may be called from several goroutines at once.
 	State func() (state string, serving bool)
@@ -84,6 +87,25 @@ func (m *Monitor) Serve(backends []Backend, tokens func() bool) {
 	}
 }
 
+// Update is Serve's backends as they are after a reload: prefixes that are new
+// appear, and those that are gone are unknown to the health service from now on.
+// It does nothing before Serve and after Drain.
+func (m *Monitor) Update(backends []Backend) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.phase != serving {
+		return
+	}
+	m.backends = backends
+	m.look()
+	for prefix := range m.serving {
+		if !slices.ContainsFunc(backends, func(b Backend) bool { return slices.Contains(b.Prefixes, prefix) }) {
+			m.health.SetServingStatus(prefix, healthv1.HealthCheckResponse_SERVICE_UNKNOWN)
+			delete(m.serving, prefix)
+		}
+	}
+}
+
 // Run keeps the health of the prefixes no older than interval until ctx is
 // done.
 func (m *Monitor) Run(ctx context.Context, interval time.Duration) {
@@ -130,7 +152,7 @@ func (m *Monitor) Drain() {
 // Report is the body of /readyz.
 type Report struct {
 	// Ready is true while the process serves, can verify tokens, and every
-	// backend of the manifest serves.
+	// backend of the manifest that is not optional serves.
 	Ready    bool            `json:"ready"`
 	Phase    string          `json:"phase"`  // starting, serving or draining
 	Tokens   bool            `json:"tokens"` // there are keys to verify tokens with
@@ -142,6 +164,7 @@ type BackendReport struct {
 	Name     string   `json:"name"`
 	State    string   `json:"state"`
 	Serving  bool     `json:"serving"`
+	Required bool     `json:"required"`
 	Prefixes []string `json:"prefixes"`
 }
 
@@ -156,8 +179,8 @@ func (m *Monitor) Report() Report {
 	r.Ready = m.phase == serving && r.Tokens
 	for _, b := range m.backends {
 		state, up := b.State()
-		r.Ready = r.Ready && up
-		r.Backends = append(r.Backends, BackendReport{Name: b.Name, State: state, Serving: up, Prefixes: b.Prefixes})
+		r.Ready = r.Ready && (up || b.Optional)
+		r.Backends = append(r.Backends, BackendReport{Name: b.Name, State: state, Serving: up, Required: !b.Optional, Prefixes: b.Prefixes})
 	}
 	return r
 }

@@ -119,6 +119,50 @@ func TestServeAfterDrainDoesNothing(t *testing.T) {
 	expect(t, m, down, unknown, unknown)
 }
 
+// After a reload the prefixes are those of the new manifest.
+func TestUpdate(t *testing.T) {
+	m, tenants, params, all := setUp()
+	m.Update(all)
+	expect(t, m, down, unknown, unknown) // it does not serve yet
+	m.Serve(all[:1], yes)
+	expect(t, m, up, up, unknown)
+	tenants.up.Store(false)
+	m.Update(all[1:])
+	got := health(t, m)
+	for name, want := range map[string]string{"": up, "param_config_": "SERVICE_UNKNOWN", "param_extra_": "SERVICE_UNKNOWN", "tenant_config_": down} {
+		if got[name] != want {
+			t.Errorf("%q is %s, want %s", name, got[name], want)
+		}
+	}
+	if _, report := get(t, m.Readyz); report.Ready || len(report.Backends) != 1 {
+		t.Errorf("the report is %+v", report)
+	}
+	params.up.Store(false)
+	m.Update(all)
+	expect(t, m, up, down, down)
+	m.Drain()
+	m.Update(all[:1])
+	expect(t, m, down, down, down)
+}
+
+// A backend that is not required is shown, and takes its prefixes out of
+// service when it is down, but not the process.
+func TestR31OptionalBackendsDoNotDecide(t *testing.T) {
+	m, tenants, params, all := setUp()
+	all[1].Optional = true
+	tenants.up.Store(false)
+	m.Serve(all, yes)
+	expect(t, m, up, up, down)
+	code, report := get(t, m.Readyz)
+	if b := report.Backends[1]; code != http.StatusOK || !report.Ready || b.Serving || b.Required || b.State != "restarting" {
+		t.Errorf("%d, %+v", code, report)
+	}
+	params.up.Store(false)
+	if code, report = get(t, m.Readyz); code != http.StatusServiceUnavailable || report.Ready {
+		t.Errorf("a required one is down: %d, %+v", code, report)
+	}
+}
+
 func get(t *testing.T, h http.HandlerFunc) (int, readiness.Report) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -144,8 +188,8 @@ func TestReadyz(t *testing.T) {
 	keys.Store(true)
 	code, report = get(t, m.Readyz)
 	want := readiness.Report{Ready: true, Phase: "serving", Tokens: true, Backends: []readiness.BackendReport{
-		{Name: "params", State: "serving", Serving: true, Prefixes: []string{"param_config_", "param_extra_"}},
-		{Name: "tenants", State: "serving", Serving: true, Prefixes: []string{"tenant_config_"}},
+		{Name: "params", State: "serving", Serving: true, Required: true, Prefixes: []string{"param_config_", "param_extra_"}},
+		{Name: "tenants", State: "serving", Serving: true, Required: true, Prefixes: []string{"tenant_config_"}},
 	}}
 	if diff := cmp.Diff(want, report); code != 200 || diff != "" {
 		t.Errorf("serving: %d (-want +got):\n%s", code, diff)

@@ -6,8 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tagstore/tagstore/core/auth"
 	"github.com/tagstore/tagstore/core/driver"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
 	"github.com/tagstore/tagstore/core/pluginhost"
@@ -34,11 +36,12 @@ type Backend struct {
 // adminService answers tagstore.v1.AdminService.
 type adminService struct {
 	tagstorev1.UnimplementedAdminServiceServer
-	backends  []Backend // by name
+	backends  func() []Backend // by name
 	recovery  *intercept.Recovery
 	store     *store.Store
 	replica   string
 	refreshes *rates
+	reloader  Reloader // nil: there is nothing to reload
 }
 
 var _ tagstorev1.AdminServiceServer = (*adminService)(nil)
@@ -46,10 +49,12 @@ var _ tagstorev1.AdminServiceServer = (*adminService)(nil)
 // ListBackends asks all stores for their size at once. One that does not answer
 // in time is shown without it.
 func (s *adminService) ListBackends(ctx context.Context, _ *tagstorev1.ListBackendsRequest) (*tagstorev1.ListBackendsResponse, error) {
-	out := make([]*tagstorev1.Backend, len(s.backends))
+	caller, _ := auth.FromContext(ctx) // the guard lets in nobody without
+	backends := s.backends()
+	out := make([]*tagstorev1.Backend, len(backends))
 	var asking sync.WaitGroup
-	for i, b := range s.backends {
-		out[i] = toBackend(b)
+	for i, b := range backends {
+		out[i] = toBackend(b, caller.Role)
 		asking.Go(func() {
 			// A panic is logged and counted; this backend has no size then.
 			_ = s.recovery.Protect(ctx, "admin.ListBackends", func() error {
@@ -76,7 +81,9 @@ func sizeOf(ctx context.Context, p Process) *tagstorev1.BackendSize {
 	return &tagstorev1.BackendSize{Bytes: size.Bytes, Entries: size.Entries, Versions: size.Versions, Changes: size.Changes}
 }
 
-func toBackend(b Backend) *tagstorev1.Backend {
+// toBackend shows a plugin's own words to an operator alone: they may be about
+// any tenant.
+func toBackend(b Backend, to auth.Role) *tagstorev1.Backend {
 	st := b.Process.Status()
 	out := &tagstorev1.Backend{
 		Name:          st.Name,
@@ -84,12 +91,23 @@ func toBackend(b Backend) *tagstorev1.Backend {
 		State:         backendStates[st.State],
 		PluginName:    st.PluginName,
 		PluginVersion: st.PluginVersion,
-		Capabilities:  capabilityNames(st.Capabilities),
+		Capabilities:  st.Capabilities.Names(),
 		Caveats:       st.Caveats.Names(),
 		Pid:           int64(st.PID),
 		Generation:    st.Generation,
 		Restarts:      st.Restarts,
 		LastError:     st.LastError,
+		Circuit:       backendCircuits[st.Circuit],
+		InFlight:      uint32(st.InFlight),
+		Waiting:       uint32(st.Waiting),
+		Sha256:        st.SHA256,
+		ResidentBytes: st.ResidentBytes,
+	}
+	if st.LatencyP99 > 0 { // else there were no calls
+		out.LatencyP50, out.LatencyP99 = durationpb.New(st.LatencyP50), durationpb.New(st.LatencyP99)
+	}
+	if to == auth.RoleOperator {
+		out.LastLines = st.LastLines
 	}
 	if !st.StartedAt.IsZero() {
 		out.StartedAt = timestamppb.New(st.StartedAt)
@@ -97,31 +115,16 @@ func toBackend(b Backend) *tagstorev1.Backend {
 	return out
 }
 
+var backendCircuits = map[pluginhost.Circuit]tagstorev1.BackendCircuit{
+	pluginhost.CircuitClosed:   tagstorev1.BackendCircuit_BACKEND_CIRCUIT_CLOSED,
+	pluginhost.CircuitOpen:     tagstorev1.BackendCircuit_BACKEND_CIRCUIT_OPEN,
+	pluginhost.CircuitHalfOpen: tagstorev1.BackendCircuit_BACKEND_CIRCUIT_HALF_OPEN,
+}
+
 var backendStates = map[pluginhost.State]tagstorev1.BackendState{
 	pluginhost.StateStarting:   tagstorev1.BackendState_BACKEND_STATE_STARTING,
 	pluginhost.StateServing:    tagstorev1.BackendState_BACKEND_STATE_SERVING,
 	pluginhost.StateRestarting: tagstorev1.BackendState_BACKEND_STATE_RESTARTING,
 	pluginhost.StateStopped:    tagstorev1.BackendState_BACKEND_STATE_STOPPED,
-}
-
-// capabilityNames lists what is declared, in alphabetical order.
-func capabilityNames(c driver.Capabilities) []string {
-	var names []string
-	for _, each := range []struct {
-		name string
-		has  bool
-	}{
-		{"batch", c.Batch},
-		{"history", c.History},
-		{"idempotent", c.Idempotent},
-		{"ping", c.Ping},
-		{"refresh", c.Refresh},
-		{"size", c.Size},
-		{"watch", c.Watch},
-	} {
-		if each.has {
-			names = append(names, each.name)
-		}
-	}
-	return names
+	pluginhost.StateFailed:     tagstorev1.BackendState_BACKEND_STATE_FAILED,
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
 	"github.com/tagstore/tagstore/core/store"
+	"github.com/tagstore/tagstore/services/config/internal/access"
 	"github.com/tagstore/tagstore/services/config/internal/intercept"
 	"github.com/tagstore/tagstore/services/config/internal/peers"
 )
@@ -21,6 +22,10 @@ type configService struct {
 	recovery *intercept.Recovery
 	limits   Limits
 	peers    *peers.Peers // nil: there are none
+	chain    *intercept.Chain
+	guard    *access.Guard
+	rate     *tenantRate
+	drained  context.Context //nolint:containedctx // of the server; done once it drains
 }
 
 var _ tagstorev1.ConfigServiceServer = (*configService)(nil)
@@ -136,6 +141,7 @@ func (s *configService) List(ctx context.Context, req *tagstorev1.ListRequest) (
 	if err != nil {
 		return nil, err
 	}
+	s.rate.page(sc.Tenant, len(page.Entries))
 	return &tagstorev1.ListResponse{
 		Entries: toEntries(page.Entries), NextPageToken: page.NextPageToken, Freshness: toFreshness(page.Freshness),
 	}, nil
@@ -152,6 +158,7 @@ func (s *configService) History(ctx context.Context, req *tagstorev1.HistoryRequ
 	if err != nil {
 		return nil, err
 	}
+	s.rate.page(sc.Tenant, len(page.Entries))
 	return &tagstorev1.HistoryResponse{Entries: toEntries(page.Entries), NextPageToken: page.NextPageToken}, nil
 }
 

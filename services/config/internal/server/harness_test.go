@@ -54,6 +54,11 @@ type process struct {
 
 func (p process) Status() pluginhost.Status { return p.status }
 
+// reloader reloads by calling itself.
+type reloader func(context.Context) (server.Reload, error)
+
+func (r reloader) Reload(ctx context.Context) (server.Reload, error) { return r(ctx) }
+
 // fixture is a server on loopback with two routes on one in-memory backend, and
 // an issuer whose tokens it takes.
 type fixture struct {
@@ -105,12 +110,15 @@ func start(t *testing.T, change ...func(*server.Options)) *fixture {
 	logger := slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o := server.Options{
 		Store: newStore(t, f.backend, logger),
-		Backends: []server.Backend{{
-			Process:  process{f.backend, pluginhost.Status{Name: "mem", State: pluginhost.StateServing, Capabilities: driver.CapabilitiesOf(f.backend), Caveats: driver.Caveats{TextOnly: true}}},
-			Prefixes: []string{"tenant_config_", "param_config_"},
-		}},
+		Backends: func() []server.Backend {
+			return []server.Backend{{
+				Process:  process{f.backend, pluginhost.Status{Name: "mem", State: pluginhost.StateServing, Capabilities: driver.CapabilitiesOf(f.backend), Caveats: driver.Caveats{TextOnly: true}}},
+				Prefixes: []string{"tenant_config_", "param_config_"},
+			}}
+		},
 		Health: f.monitor.Health(), Verifier: verifier, Limits: server.DefaultLimits(),
-		Logger: logger, MeterProvider: noop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider(),
+		Reloader: reloader(func(context.Context) (server.Reload, error) { return server.Reload{Applied: true, Generation: 2}, nil }),
+		Logger:   logger, MeterProvider: noop.NewMeterProvider(), TracerProvider: tracenoop.NewTracerProvider(),
 	}
 	for _, c := range change {
 		c(&o)
@@ -236,13 +244,13 @@ func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.NewTimer(10 * time.Second)
+	timeout := time.NewTimer(time.Minute)
 	defer timeout.Stop()
 	for !holds() {
 		select {
 		case <-tick.C:
 		case <-timeout.C:
-			t.Fatalf("not within 10 s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

@@ -21,12 +21,15 @@ type Limits struct {
 	KeepaliveTimeout  time.Duration // and cut off when it does not answer
 	UnaryCap          time.Duration // the most time that a unary call gets
 
-	WatchesPerTenant     int           // streams at once of one tenant
+	WatchesPerTenant     int           // Watches at once of one tenant, and as many Sessions
 	StreamsPerConnection int           // streams at once of one connection, of any kind
 	RefreshesPerTenant   int           // targets a second that name one tenant
 	RefreshBurst         int           // and at once; at least those of one request
+	TenantRate           int           // keys that a tenant reads and writes a second; 0: any number
+	TenantBurst          int           // and at once; at least those of one call
+	SessionInFlight      int           // calls at once of one Session, 16 or more
 	Heartbeat            time.Duration // the longest silence of a Watch
-	SendTimeout          time.Duration // how long a Watch waits for a client that does not read
+	SendTimeout          time.Duration // how long a stream waits for a client that does not read
 }
 
 // DefaultLimits returns the limits that hold unless a setting says otherwise.
@@ -48,13 +51,22 @@ func DefaultLimits() Limits {
 		StreamsPerConnection: 200,
 		RefreshesPerTenant:   50,
 		RefreshBurst:         100,
+		TenantRate:           0,
+		TenantBurst:          1000,
+		SessionInFlight:      128,
 		Heartbeat:            5 * time.Second,
 		SendTimeout:          10 * time.Second,
 	}
 }
 
+// workers is how many goroutines answer calls one after the other, so that a
+// small call finds a stack that has grown already. A call that finds all of them
+// busy, with Watches say, gets a goroutine of its own as ever.
+const workers = 128
+
 func (l Limits) options() []grpc.ServerOption {
 	return []grpc.ServerOption{
+		grpc.NumStreamWorkers(workers),
 		grpc.MaxRecvMsgSize(l.MaxReceive),
 		grpc.MaxSendMsgSize(l.MaxSend),
 		grpc.MaxHeaderListSize(l.MaxHeaders),

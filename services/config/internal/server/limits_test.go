@@ -3,10 +3,13 @@ package server_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,7 +32,7 @@ func TestDefaultLimits(t *testing.T) {
 		MaxReceive: 4 << 20, MaxSend: 16 << 20, MaxHeaders: 16 << 10, MaxStreams: 250, ConnectTimeout: 5 * time.Second,
 		KeepaliveMin: 10 * time.Second, MaxConnectionAge: 10 * time.Minute, ConnectionGrace: 30 * time.Second,
 		KeepaliveInterval: 30 * time.Second, KeepaliveTimeout: 10 * time.Second, UnaryCap: 30 * time.Second,
-		WatchesPerTenant: 100, StreamsPerConnection: 200, RefreshesPerTenant: 50, RefreshBurst: 100, Heartbeat: 5 * time.Second, SendTimeout: 10 * time.Second,
+		WatchesPerTenant: 100, StreamsPerConnection: 200, RefreshesPerTenant: 50, RefreshBurst: 100, TenantBurst: 1000, SessionInFlight: 128, Heartbeat: 5 * time.Second, SendTimeout: 10 * time.Second,
 	}
 	if got := server.DefaultLimits(); got != want {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -165,20 +168,77 @@ func TestHeaderSize(t *testing.T) {
 	}
 }
 
+// A path without its slash is no method, and reaches no handler: what allows
+// methods by their paths compares with the slash.
+func TestPathWithoutItsSlash(t *testing.T) {
+	f := start(t)
+	r := f.raw(t)
+	r.greet(t)
+	r.send(t, 1, strings.TrimPrefix(configService, "/")+"Watch", hpack.HeaderField{Name: "authorization", Value: "Bearer " + f.token(t, tenantA, auth.RoleAdmin)})
+	frame := r.next(t, "an answer", func(f http2.Frame) bool {
+		return f.Header().Type == http2.FrameHeaders || f.Header().Type == http2.FrameRSTStream
+	})
+	if headers, ok := frame.(*http2.HeadersFrame); ok {
+		fields, err := hpack.NewDecoder(4096, nil).DecodeFull(headers.HeaderBlockFragment())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(fields, func(h hpack.HeaderField) bool {
+			return h.Name == "grpc-status" && h.Value == fmt.Sprint(int(codes.Unimplemented))
+		}) {
+			t.Errorf("got %v", fields)
+		}
+	}
+	if strings.Contains(f.log.String(), `"msg":"call"`) {
+		t.Error("it reached the interceptors")
+	}
+}
+
+// Streams that are opened and reset at once, over and over, leave nothing behind
+// and hold up nobody else.
+func TestRapidReset(t *testing.T) {
+	f := start(t)
+	r := f.raw(t)
+	r.greet(t)
+	// What the server answers has to be read, or it would wait for this client.
+	read := make(chan struct{})
+	go func() { defer close(read); _, _ = io.Copy(io.Discard, r.conn) }()
+	for i := range uint32(5000) {
+		r.send(t, 2*i+1, configService+"Watch")
+		if err := r.framer.WriteRSTStream(2*i+1, http2.ErrCodeCancel); err != nil {
+			break // the server has had enough of it
+		}
+	}
+	if _, err := f.config.Get(f.as(t, tenantB, auth.RoleReader), &tagstorev1.GetRequest{Key: "tenant_config_x"}); status.Code(err) != codes.NotFound {
+		t.Errorf("another client gets %v", err)
+	}
+	_ = r.conn.Close() // it may have been closed
+	<-read
+	eventually(t, "no streams are left", func() bool {
+		conns, tenants := f.server.OpenStreams()
+		return conns == 0 && tenants == 0
+	})
+}
+
 // call sends a Watch without a message on stream 1, with one more header.
 func (r raw) call(t *testing.T, extra hpack.HeaderField) {
 	t.Helper()
+	r.send(t, 1, configService+"Watch", extra)
+}
+
+// send begins a call without a message.
+func (r raw) send(t *testing.T, stream uint32, path string, extra ...hpack.HeaderField) {
+	t.Helper()
 	var block strings.Builder
 	encoder := hpack.NewEncoder(&block)
-	for _, h := range []hpack.HeaderField{
+	for _, h := range append([]hpack.HeaderField{
 		{Name: ":method", Value: "POST"},
 		{Name: ":scheme", Value: "http"},
-		{Name: ":path", Value: configService + "Watch"},
+		{Name: ":path", Value: path},
 		{Name: ":authority", Value: "x"},
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "te", Value: "trailers"},
-		extra,
-	} {
+	}, extra...) {
 		if err := encoder.WriteField(h); err != nil {
 			t.Fatal(err)
 		}
@@ -186,13 +246,14 @@ func (r raw) call(t *testing.T, extra hpack.HeaderField) {
 	const frame = 8 << 10
 	text := block.String()
 	first := text[:min(frame, len(text))]
-	err := r.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: []byte(first), EndHeaders: len(first) == len(text)})
+	err := r.framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: []byte(first), EndHeaders: len(first) == len(text)})
 	for text = text[len(first):]; err == nil && text != ""; {
 		next := text[:min(frame, len(text))]
 		text = text[len(next):]
-		err = r.framer.WriteContinuation(1, text == "", []byte(next))
+		err = r.framer.WriteContinuation(stream, text == "", []byte(next))
 	}
-	if err != nil {
+	// The server may hang up before it has all of it: what it answers tells.
+	if err != nil && !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
 		t.Fatal(err)
 	}
 }

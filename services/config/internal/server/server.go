@@ -8,15 +8,14 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
-	"google.golang.org/grpc/stats"
 
 	"github.com/tagstore/tagstore/core/config"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
@@ -34,8 +33,9 @@ func ServiceNames() []string {
 // Options are what a Server is made of. All fields are required, save those
 // that say otherwise.
 type Options struct {
-	Store    *store.Store
-	Backends []Backend // by name
+	Store *store.Store
+	// Backends returns those that there are now, by name. It must not block.
+	Backends func() []Backend
 	Health   healthv1.HealthServer
 	Verifier access.Verifier
 	Limits   Limits
@@ -44,12 +44,17 @@ type Options struct {
 	// caller's to close, after the Server.
 	Peers *peers.Peers
 
+	// Reloader reloads the manifest; nil where there is none.
+	Reloader Reloader
+
 	TLS *tls.Config // nil: plaintext
 	Dev bool        // serve reflection, to everybody
 
 	Logger         *slog.Logger
 	MeterProvider  metric.MeterProvider
 	TracerProvider trace.TracerProvider
+
+	now func() time.Duration // the clock of the tenants' rates; nil: the system's
 }
 
 // Server serves on one listener. Make it with New, run it with Serve, end it
@@ -63,36 +68,44 @@ type Server struct {
 // table.
 func New(o Options) (*Server, error) {
 	const op = "server.New"
-	chain, err := intercept.New(intercept.Options{Logger: o.Logger, MeterProvider: o.MeterProvider, UnaryCap: o.Limits.UnaryCap})
+	chain, err := intercept.New(intercept.Options{
+		Logger: o.Logger, MeterProvider: o.MeterProvider, TracerProvider: o.TracerProvider,
+		UnaryCap: o.Limits.UnaryCap, Bounded: bounded(),
+	})
 	if err != nil {
 		return nil, config.AsError(err, op, config.Key{})
 	}
 	table := methods(o.Dev)
-	guard := access.NewGuard(table, o.Verifier)
+	perTenant, err := newTenantRate(o.Limits.TenantRate, o.Limits.TenantBurst, o.Logger, o.MeterProvider)
+	if err != nil {
+		return nil, config.AsError(err, op, config.Key{})
+	}
+	var meter access.Meter
+	if perTenant != nil {
+		meter = perTenant
+		if o.now != nil {
+			perTenant.buckets.now = o.now
+		}
+	}
+	guard := access.NewGuard(table, o.Verifier, meter)
 	streams := newStreams(o.Limits.WatchesPerTenant, o.Limits.StreamsPerConnection)
 	options := append(o.Limits.options(),
+		grpc.ForceServerCodecV2(newCodec()),
 		chain.Unary(guard.Unary),
 		chain.Stream(guard.Stream, streams.intercept),
-		grpc.StatsHandler(otelgrpc.NewServerHandler(
-			otelgrpc.WithMeterProvider(o.MeterProvider), otelgrpc.WithTracerProvider(o.TracerProvider),
-			// A method that does not exist would become a label of its caller's
-			// choice.
-			otelgrpc.WithFilter(func(info *stats.RPCTagInfo) bool {
-				_, known := table[info.FullMethodName]
-				return known
-			}),
-		)),
 	)
 	if o.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(o.TLS)))
 	}
 	s := &Server{grpc: grpc.NewServer(options...), streams: streams}
-	tagstorev1.RegisterConfigServiceServer(s.grpc, &configService{
+	service := &configService{
 		store: o.Store, recovery: chain.Recovery(), limits: o.Limits, peers: o.Peers,
-	})
+		chain: chain, guard: guard, rate: perTenant, drained: streams.drained,
+	}
+	s.grpc.RegisterService(service.description(), service)
 	tagstorev1.RegisterAdminServiceServer(s.grpc, &adminService{
 		backends: o.Backends, recovery: chain.Recovery(), store: o.Store, replica: o.Replica,
-		refreshes: newRates(o.Limits.RefreshesPerTenant, o.Limits.RefreshBurst),
+		refreshes: newRates(o.Limits.RefreshesPerTenant, o.Limits.RefreshBurst), reloader: o.Reloader,
 	})
 	healthv1.RegisterHealthServer(s.grpc, o.Health)
 	if o.Dev {

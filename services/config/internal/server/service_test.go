@@ -22,6 +22,8 @@ import (
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/errgrpc"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
+	"github.com/tagstore/tagstore/core/pluginhost"
+	"github.com/tagstore/tagstore/services/config/internal/server"
 )
 
 // The whole life of a key through the RPCs, as one editor sees it.
@@ -590,6 +592,71 @@ func TestNothingLeaks(t *testing.T) {
 	}
 	if log := f.log.String(); strings.Contains(log, canary) || strings.Contains(log, token) || strings.Contains(log, subject+`"`) {
 		t.Error("the log shows a value, a message, a token or a person")
+	}
+}
+
+// showing has one backend be in this state.
+func showing(status pluginhost.Status) func(*server.Options) {
+	return func(o *server.Options) {
+		one := o.Backends()[0]
+		one.Process = process{one.Process.(process).Backend, status}
+		o.Backends = func() []server.Backend { return []server.Backend{one} }
+	}
+}
+
+// Everything that the host knows of a plugin is shown.
+func TestListBackendsShowsTheProcess(t *testing.T) {
+	status := pluginhost.Status{
+		Name: "mem", State: pluginhost.StateRestarting, PID: 7, Generation: 3, Restarts: 2, LastError: "signal: killed",
+		InFlight: 4, Waiting: 5, Circuit: pluginhost.CircuitOpen, LatencyP50: 3 * time.Microsecond, LatencyP99: time.Second,
+		ResidentBytes: 6, SHA256: "9f",
+	}
+	f := start(t, showing(status))
+	list := func() *tagstorev1.Backend {
+		t.Helper()
+		got, err := f.admin.ListBackends(f.as(t, tenantA, auth.RoleAdmin), &tagstorev1.ListBackendsRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.GetBackends()[0]
+	}
+	b := list()
+	if b.GetPid() != 7 || b.GetGeneration() != 3 || b.GetRestarts() != 2 || b.GetLastError() != "signal: killed" ||
+		b.GetState() != tagstorev1.BackendState_BACKEND_STATE_RESTARTING || b.GetCircuit() != tagstorev1.BackendCircuit_BACKEND_CIRCUIT_OPEN ||
+		b.GetInFlight() != 4 || b.GetWaiting() != 5 || b.GetResidentBytes() != 6 || b.GetSha256() != "9f" ||
+		b.GetLatencyP50().AsDuration() != 3*time.Microsecond || b.GetLatencyP99().AsDuration() != time.Second {
+		t.Errorf("got %v", b)
+	}
+	calm := start(t) // no calls yet: not a latency of 0
+	f = calm
+	if b := list(); b.LatencyP50 != nil || b.LatencyP99 != nil || b.GetCircuit() != tagstorev1.BackendCircuit_BACKEND_CIRCUIT_CLOSED {
+		t.Errorf("without calls: %v", b)
+	}
+}
+
+// What a plugin logged may be about any tenant: of all who may list the backends,
+// an operator alone reads it.
+func TestLastLinesAreForOperators(t *testing.T) {
+	const lines = "panic: nobody-incs-value"
+	f := start(t, showing(pluginhost.Status{Name: "mem", State: pluginhost.StateRestarting, LastError: "signal: killed", LastLines: lines}))
+	operator, err := f.issuer.Operator(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		as   context.Context
+		want string
+	}{
+		"admin":    {f.as(t, tenantA, auth.RoleAdmin), ""},
+		"operator": {withToken(t.Context(), operator), lines},
+	} {
+		got, err := f.admin.ListBackends(c.as, &tagstorev1.ListBackendsRequest{})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if b := got.GetBackends()[0]; b.GetLastLines() != c.want || b.GetLastError() != "signal: killed" {
+			t.Errorf("%s reads %q and %q, want %q", name, b.GetLastError(), b.GetLastLines(), c.want)
+		}
 	}
 }
 

@@ -147,7 +147,7 @@ func TestWatchEndsWithItsToken(t *testing.T) {
 	if code, err := ended(stream); code != codes.Unauthenticated {
 		t.Errorf("ended with %v", err)
 	}
-	if took := time.Since(began); took > 2500*time.Millisecond {
+	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("ended after %v", took)
 	}
 }

@@ -71,6 +71,7 @@ func Run(ctx context.Context, o Options) (err error) {
 type service struct {
 	api, management net.Listener
 	config          *client.Client
+	cache           *client.Cache // nil if nothing is held
 	verifier        *auth.Verifier
 	store           orders.Store // nil if it could not be opened
 	handler         http.Handler
@@ -92,8 +93,15 @@ func open(ctx context.Context, s Settings, tel *telemetry.Telemetry) (_ *service
 	if err := errors.Join(problems[:]...); err != nil {
 		return nil, errors.Join(err, svc.close())
 	}
+	var values orders.Configuration = svc.config
+	if s.ConfigCache {
+		if svc.cache, err = client.NewCache(svc.config, s.cache(tel.Logger)); err != nil {
+			return nil, errors.Join(err, svc.close())
+		}
+		values = svc.cache
+	}
 	svc.handler = server.New(server.Options{
-		Book: orders.NewBook(svc.config, svc.store, time.Now), Verifier: svc.verifier, CursorKey: svc.plan.cursorKey,
+		Book: orders.NewBook(values, svc.store, time.Now), Verifier: svc.verifier, CursorKey: svc.plan.cursorKey,
 		Logger: tel.Logger, MeterProvider: tel.MeterProvider, TracerProvider: tel.TracerProvider,
 	})
 	return svc, nil
@@ -110,7 +118,10 @@ func (svc *service) close() error {
 	if svc.verifier != nil {
 		svc.verifier.Close()
 	}
-	var problems [2]error
+	var problems [3]error
+	if svc.cache != nil {
+		problems[2] = svc.cache.Close()
+	}
 	if svc.config != nil {
 		problems[0] = svc.config.Close()
 	}

@@ -150,6 +150,10 @@ func TestTokensAndRoles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	operator, err := s.issuer.Operator(time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
 	access, err := s.issuer.Access("acme-corp", "somebody", auth.RoleEditor, time.Hour)
 	if err != nil {
 		t.Fatal(err)
@@ -169,6 +173,7 @@ func TestTokensAndRoles(t *testing.T) {
 		"changed":      {token: editor[:len(editor)-8] + "AAAAAAAA", get: 401, post: 401},
 		"shared":       {token: sign("_shared", time.Hour), get: 403, post: 403},
 		"refresher":    {token: refresher, get: 403, post: 403},
+		"operator":     {token: operator, get: 403, post: 403},
 		"reader":       {token: reader, get: 200, post: 403},
 		"editor":       {token: editor, get: 200, post: 201},
 		"admin":        {token: admin, get: 200, post: 201},

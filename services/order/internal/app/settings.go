@@ -19,6 +19,7 @@ import (
 	"github.com/tagstore/tagstore/core/client"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/settings"
+	"github.com/tagstore/tagstore/services/order/internal/orders"
 	"github.com/tagstore/tagstore/services/order/internal/server"
 )
 
@@ -33,10 +34,15 @@ type Settings struct {
 	TLSKey           string `env:"TLS_KEY" doc:"PEM file with its private key"`
 	Insecure         bool   `env:"INSECURE" default:"false" doc:"allow plain HTTP on an address that is not loopback, such as behind a load balancer that ends TLS"`
 
-	ConfigTarget   string `env:"CONFIG_TARGET" default:"127.0.0.1:7070" doc:"host:port of the configuration service"`
+	ConfigTarget   string `env:"CONFIG_TARGET" default:"127.0.0.1:7070" doc:"host:port of the configuration service, or of several replicas with commas between them"`
 	ConfigTLS      bool   `env:"CONFIG_TLS" default:"false" doc:"call the configuration service over TLS"`
 	ConfigCA       string `env:"CONFIG_CA" doc:"PEM file with the authorities to trust for that; by default the system's"`
 	ConfigInsecure bool   `env:"CONFIG_INSECURE" default:"false" doc:"allow plaintext to a configuration service on another machine; tokens can be read on the way"`
+
+	ConfigCache        bool          `env:"CONFIG_CACHE" default:"true" doc:"hold the configuration in memory, for each token by itself, and have changes told by a watch"`
+	ConfigMaxStaleness time.Duration `env:"CONFIG_MAX_STALENESS" default:"10s" doc:"how long that watch may be silent until the configuration service is asked again"`
+	ConfigStaleIfError time.Duration `env:"CONFIG_STALE_IF_ERROR" default:"0s" doc:"how old the configuration may be that decides orders while the configuration service does not answer; 0s refuses them"`
+	ConfigMaxTokens    int           `env:"CONFIG_MAX_TOKENS" default:"16" doc:"for how many tokens configuration is held; each takes three of the 100 watches that a tenant may have"`
 
 	Orders    StoreSettings
 	CursorKey settings.Secret `env:"CURSOR_KEY" doc:"base64 of 32 or more random bytes that seal list cursors; by default random for each process"`
@@ -86,13 +92,13 @@ func LoadSettings(environ []string) (Settings, error) {
 	err := settings.Load(environ, Prefix, &s)
 	// What the chosen store needs is said together with what else is wrong,
 	// as far as it is clear which store was chosen.
-	var orders StoreSettings
+	var chosen StoreSettings
 	own := slices.DeleteFunc(slices.Clone(environ), func(set string) bool {
 		name, _, _ := strings.Cut(set, "=")
 		return !slices.Contains([]string{Prefix + "STORE", Prefix + "DATA", Prefix + "DYNAMODB_TABLE", Prefix + "DYNAMODB_CREATE_TABLE"}, name)
 	})
-	if settings.Load(own, Prefix, &orders) == nil {
-		err = errors.Join(err, orders.check())
+	if settings.Load(own, Prefix, &chosen) == nil {
+		err = errors.Join(err, chosen.check())
 	}
 	if err != nil {
 		return Settings{}, err
@@ -139,7 +145,10 @@ type plan struct {
 
 // plan checks what goes beyond one setting and reports every problem.
 func (s Settings) plan() (p plan, err error) {
-	var problems [5]error
+	var problems [6]error
+	if s.ConfigMaxStaleness <= 0 || s.ConfigStaleIfError < 0 || s.ConfigMaxTokens <= 0 {
+		problems[5] = wrong("CONFIG_MAX_STALENESS", "or CONFIG_MAX_TOKENS is not above 0, or CONFIG_STALE_IF_ERROR is below it", "give durations such as 10s, and a number such as 16")
+	}
 	p.tls, problems[0] = s.tls()
 	p.cursorKey, problems[1] = s.cursorKey()
 	p.config, problems[2] = s.configOptions()
@@ -194,6 +203,19 @@ func (s Settings) configOptions() ([]client.Option, error) {
 		return nil, wrong("CONFIG_CA", "is not a file with PEM certificates", "give the path of one").WithCause(err)
 	}
 	return []client.Option{client.WithTLS(&tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12})}, nil
+}
+
+// cache says what is held in memory. What is older than it may be is not used
+// for orders unless a setting says so.
+func (s Settings) cache(logger *slog.Logger) client.CacheOptions {
+	o := client.CacheOptions{
+		Prefixes: orders.Prefixes(), MaxStaleness: s.ConfigMaxStaleness, StaleIfError: s.ConfigStaleIfError, MaxSessions: s.ConfigMaxTokens,
+		OnError: func(err error) { logger.Debug("the configuration is not watched", "error", err.Error()) },
+	}
+	if o.StaleIfError == 0 {
+		o.StaleIfError = -1 // none
+	}
+	return o
 }
 
 // checkListen keeps bearer tokens off the network's plain text.

@@ -51,6 +51,61 @@ type configService struct {
 	fault  func(ctx context.Context, keys []string) error
 	calls  int
 	last   metadata.MD // of the last call
+	// told is closed, and another one taken, with every change; nil: there
+	// are no watches, as in a service that does not have them.
+	told chan struct{}
+}
+
+// Watch tells the state of the keys that start with the prefix, and tells it
+// again, behind a gap, whenever anything has changed.
+func (c *configService) Watch(r *tagstorev1.WatchRequest, stream grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error {
+	md, _ := metadata.FromIncomingContext(stream.Context())
+	token, err := auth.BearerToken(md.Get("authorization"))
+	if err != nil {
+		return err
+	}
+	p, err := c.verifier.Verify(stream.Context(), token)
+	if err != nil {
+		return err
+	}
+	for first := true; ; first = false {
+		c.mu.Lock()
+		told := c.told
+		var events []*tagstorev1.WatchResponse
+		if !first {
+			events = append(events, &tagstorev1.WatchResponse{Event: &tagstorev1.WatchResponse_Gap{Gap: &tagstorev1.WatchGap{}}})
+		}
+		for _, layer := range []string{"_shared/", p.Tenant.String() + "/", p.Tenant.String() + "/" + r.GetService()} { // the narrowest is the last
+			for at, e := range c.values {
+				if strings.HasPrefix(at, layer+"/"+r.GetKeyPrefix()) {
+					events = append(events, &tagstorev1.WatchResponse{Event: &tagstorev1.WatchResponse_Put{Put: e}})
+				}
+			}
+		}
+		c.mu.Unlock()
+		if told == nil {
+			return config.Errorf(config.Unimplemented, "there are no watches")
+		}
+		events = append(events, &tagstorev1.WatchResponse{Event: &tagstorev1.WatchResponse_Sync{Sync: &tagstorev1.WatchSync{}}})
+		for _, e := range events {
+			e.ResumeToken = "t"
+			if err := stream.Send(e); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-told:
+		case <-stream.Context().Done():
+			return stream.Context().Err()
+		}
+	}
+}
+
+// watchable lets the service have watches.
+func (c *configService) watchable() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.told = make(chan struct{})
 }
 
 func (c *configService) BatchGet(ctx context.Context, r *tagstorev1.BatchGetRequest) (*tagstorev1.BatchGetResponse, error) {
@@ -98,6 +153,10 @@ func (c *configService) BatchGet(ctx context.Context, r *tagstorev1.BatchGetRequ
 func (c *configService) put(tenant, service, key, value string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.told != nil {
+		close(c.told)
+		c.told = make(chan struct{})
+	}
 	at := tenant + "/" + service + "/" + key
 	if value == "" {
 		delete(c.values, at)
@@ -247,7 +306,7 @@ func (s *stack) serveConfig(address string) {
 		s.t.Fatal(err)
 	}
 	s.target = lis.Addr().String()
-	s.grpc = grpc.NewServer(grpc.UnaryInterceptor(errgrpc.UnaryServer))
+	s.grpc = grpc.NewServer(grpc.UnaryInterceptor(errgrpc.UnaryServer), grpc.StreamInterceptor(errgrpc.StreamServer))
 	tagstorev1.RegisterConfigServiceServer(s.grpc, s.config)
 	server := s.grpc
 	go func() { _ = server.Serve(lis) }() // ends by Stop, which goleak sees to

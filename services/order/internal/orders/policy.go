@@ -20,6 +20,16 @@ var (
 // Keys are the keys that decide an order.
 func Keys() []config.Key { return []config.Key{GatewayKey, LimitsKey, CurrencyKey} }
 
+// Prefixes are what to watch: each key by itself, since a tenant may have a
+// thousand others that start alike.
+func Prefixes() []string {
+	prefixes := make([]string, len(Keys()))
+	for i, key := range Keys() {
+		prefixes[i] = key.String()
+	}
+	return prefixes
+}
+
 // Gateway is the payment provider that an order is to be paid by. Nothing here
 // calls it.
 type Gateway struct {

@@ -12,8 +12,11 @@ import (
 	"github.com/tagstore/tagstore/cli/internal/command"
 )
 
-// version is set by the build: -ldflags "-X main.version=...".
-var version = "unknown"
+// version and commit are set by the build: -ldflags "-X main.version=...".
+var (
+	version = "unknown"
+	commit  string
+)
 
 func main() {
 	os.Exit(run())
@@ -29,7 +32,7 @@ func run() int {
 	// A second signal ends the process at once.
 	context.AfterFunc(ctx, stop)
 	return command.Run(ctx, command.Process{
-		Args: os.Args[1:], Environ: os.Environ(), Version: version,
+		Args: os.Args[1:], Environ: os.Environ(), Version: version, Commit: commit,
 		Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Now: time.Now,
 	})
 }

@@ -3,6 +3,7 @@ package main_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -46,6 +47,9 @@ func setUp(m *testing.M) (status int, err error) {
 	if err := build(); err != nil {
 		return 1, err
 	}
+	if goCaches, err = findCaches(); err != nil {
+		return 1, err
+	}
 	return m.Run(), nil
 }
 
@@ -54,6 +58,7 @@ func build() error {
 	for name, dir := range map[string]string{
 		"tagctl": ".", "tagstore-config": "../services/config", "tagstore-order": "../services/order",
 		"plugins/tagstore-plugin-local": "../plugins/local",
+		"wrongplugin":                   "testdata/wrongplugin",
 	} {
 		cmd := exec.CommandContext(context.Background(), "go", "build", "-o", filepath.Join(bin, name), ".")
 		cmd.Dir = dir
@@ -62,6 +67,18 @@ func build() error {
 		}
 	}
 	return nil
+}
+
+// goCaches are the go command's settings that keep it from the network.
+var goCaches map[string]string
+
+func findCaches() (map[string]string, error) {
+	out, err := exec.CommandContext(context.Background(), "go", "env", "-json", "GOCACHE", "GOMODCACHE", "GOPROXY", "GOFLAGS", "GOSUMDB").Output()
+	if err != nil {
+		return nil, err
+	}
+	caches := map[string]string{}
+	return caches, json.Unmarshal(out, &caches)
 }
 
 // startShared starts a system for the scripts that need no other, and returns
@@ -131,6 +148,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("BIN", bin)
 			env.Setenv("PATH", bin+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("TAGSTORE_DEV_DIR", shared)
+			// What is built in a script comes from the caches that these tests
+			// were built from.
+			for name, value := range goCaches {
+				env.Setenv(name, value)
+			}
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){

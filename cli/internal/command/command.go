@@ -2,7 +2,8 @@
 // connect to, what they print and how they fail.
 //
 // Data goes to standard output, and nothing else does; a verb that fails has
-// written nothing there (watch apart, which writes as it goes). Progress, hints
+// written nothing there (watch apart, which writes as it goes, and plugin reload,
+// whose receipt tells of a refusal, too). Progress, hints
 // and errors go to standard error. The exit status is one of those that
 // `tagctl help exit-codes` lists.
 package command
@@ -23,10 +24,12 @@ type Process struct {
 	Args    []string // without the program's name
 	Environ []string // "NAME=value"
 	Version string
-	Stdin   io.Reader
-	Stdout  io.Writer
-	Stderr  io.Writer
-	Now     func() time.Time
+	// Commit is what it was built from; "" for what the Go command noted, if it did.
+	Commit string
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Now    func() time.Time
 }
 
 // Run runs one command line and returns its exit status. It returns when the
@@ -122,7 +125,7 @@ variable: TAGCTL_ and its name in upper case with '_' for '-'.`,
 	f.StringVar(&g.token, "token", "", "bearer token (a token on the command line can be seen by others: prefer --token-file)")
 	f.StringVar(&g.tokenFile, "token-file", "", "file that holds the bearer token")
 	f.StringVar(&g.tenant, "tenant", "acme-corp", "whose development token to use")
-	f.StringVar(&g.role, "role", "editor", "which development token to use: reader, editor, admin or refresher")
+	f.StringVar(&g.role, "role", "editor", "which development token to use: reader, editor, admin, refresher or operator")
 	f.StringVarP(&g.output, "output", "o", outputTable, "table, json, or name (ls only)")
 	f.DurationVar(&g.timeout, "timeout", 10*time.Second, "longest time for one call")
 	f.BoolVar(&g.tls, "tls", false, "encrypt the connection and trust the system's roots")
@@ -135,7 +138,7 @@ variable: TAGCTL_ and its name in upper case with '_' for '-'.`,
 	}
 	for flag, complete := range map[string]cobra.CompletionFunc{
 		"output": fixed(outputTable, outputJSON, outputName),
-		"role":   fixed("reader", "editor", "admin", "refresher"),
+		"role":   fixed("reader", "editor", "admin", "refresher", "operator"),
 		"tenant": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			info, _, err := a.devInfo()
 			if err != nil {
@@ -155,7 +158,7 @@ variable: TAGCTL_ and its name in upper case with '_' for '-'.`,
 	root.AddCommand(
 		a.getCommand(), a.setCommand(), a.rmCommand(), a.restoreCommand(), a.lsCommand(),
 		a.historyCommand(), a.rollbackCommand(), a.watchCommand(),
-		a.backendsCommand(), a.refreshCommand(), a.devCommand(), a.seedCommand(), a.infoCommand(), a.tokenCommand(), a.versionCommand(),
+		a.backendsCommand(), a.pluginCommand(), a.manifestCommand(), a.refreshCommand(), a.devCommand(), a.seedCommand(), a.infoCommand(), a.tokenCommand(), a.versionCommand(),
 		exitCodesTopic(),
 	)
 	// cobra's own shows the help of the root for a topic that there is not.

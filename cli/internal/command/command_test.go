@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,7 @@ type service struct {
 	backends []*tagstorev1.Backend
 	replicas []*tagstorev1.ReplicaStatus // of every write
 	receipts []*tagstorev1.RefreshReceipt
+	reload   *tagstorev1.ReloadManifestResponse
 
 	mu     sync.Mutex
 	get    *tagstorev1.GetRequest
@@ -132,6 +134,10 @@ func (s *service) Rollback(ctx context.Context, r *tagstorev1.RollbackRequest) (
 		return nil, err
 	}
 	return &tagstorev1.RollbackResponse{Entry: written(r.GetKey(), r.GetService())}, nil
+}
+
+func (s *service) ReloadManifest(ctx context.Context, _ *tagstorev1.ReloadManifestRequest) (*tagstorev1.ReloadManifestResponse, error) {
+	return s.reload, s.see(ctx, nil)
 }
 
 func (s *service) Watch(r *tagstorev1.WatchRequest, stream grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error {
@@ -255,8 +261,11 @@ func sample() *service {
 				Name: "params", Prefixes: []string{"param_config_"}, State: tagstorev1.BackendState_BACKEND_STATE_SERVING,
 				PluginName: "local", PluginVersion: "v1", Capabilities: []string{"batch", "watch"}, Caveats: []string{"permanent_delete"}, Pid: 42, Generation: 2, Restarts: 1,
 				StartedAt: at(time.Minute), Size: &tagstorev1.BackendSize{Bytes: 4096, Entries: 7, Versions: 9, Changes: -1},
+				Circuit: tagstorev1.BackendCircuit_BACKEND_CIRCUIT_HALF_OPEN, InFlight: 3, Waiting: 4, LatencyP50: durationpb.New(123456 * time.Nanosecond),
+				LatencyP99: durationpb.New(98765 * time.Microsecond), Sha256: strings.Repeat("9f", 32), ResidentBytes: 20 << 20,
+				LastError: "signal: killed", LastLines: "panic: \x1b[31mred\ngoroutine 1\n",
 			},
-			{Name: "tenants", State: tagstorev1.BackendState_BACKEND_STATE_RESTARTING, LastError: "exit status 1"},
+			{Name: "tenants", State: tagstorev1.BackendState_BACKEND_STATE_FAILED, LastError: "exit status 1"},
 		},
 	}
 }
@@ -295,6 +304,14 @@ func TestOutput(t *testing.T) {
 		{"rollback-table", sample(), "rollback tenant_config_a --to 1"},
 		{"backends-table", sample(), "backends"},
 		{"backends-json", sample(), "backends -o json"},
+		{"plugin-ls-table", sample(), "plugin ls"},
+		{"plugin-ls-json", sample(), "plugin ls -o json"},
+		{"plugin-ls-name", sample(), "plugin ls -o name"},
+		{"plugin-info-table", sample(), "plugin info params"},
+		{"plugin-info-failed", sample(), "plugin info tenants"},
+		{"plugin-info-json", sample(), "plugin info params -o json"},
+		{"plugin-reload-table", reloaded(), "plugin reload"},
+		{"plugin-reload-json", reloaded(), "plugin reload -o json"},
 		{"get-freshness", sample(), "get tenant_config_a --show-freshness"},
 		{"set-await-table", spread(), "set tenant_config_a 1 --await-replicas"},
 		{"set-await-json", spread(), "set tenant_config_a 1 --await-replicas -o json"},
@@ -312,6 +329,38 @@ func TestOutput(t *testing.T) {
 			}
 			golden(t, c.name, got.stdout)
 		})
+	}
+}
+
+// reloaded is a service that has taken a manifest.
+func reloaded() *service {
+	return &service{reload: &tagstorev1.ReloadManifestResponse{
+		Replica: "config-7", Applied: true, Generation: 3, Took: durationpb.New(1234567 * time.Microsecond),
+		Backends: []*tagstorev1.ReloadedBackend{
+			{Name: "flags", Action: tagstorev1.ReloadAction_RELOAD_ACTION_STARTED, Pid: 43},
+			{Name: "old", Action: tagstorev1.ReloadAction_RELOAD_ACTION_REMOVED},
+			{Name: "params", Action: tagstorev1.ReloadAction_RELOAD_ACTION_KEPT, Pid: 42},
+		},
+		Routes: []*tagstorev1.ReloadedRoute{{Prefix: "flag_", Change: tagstorev1.RouteChange_ROUTE_CHANGE_ADDED}},
+	}}
+}
+
+// A refusal is told on both outputs, and by the exit status.
+func TestReloadThatIsRefused(t *testing.T) {
+	s := &service{reload: &tagstorev1.ReloadManifestResponse{
+		Generation: 2, Took: durationpb.New(5 * time.Millisecond),
+		Backends: []*tagstorev1.ReloadedBackend{{
+			Name: "params", Action: tagstorev1.ReloadAction_RELOAD_ACTION_REFUSED, Pid: 42, Reason: "it ended \x1b[31mat once",
+		}},
+		Problems: []string{"tagstore.yaml:7: unknown field", "plugin params: it ended \x1b[31mat once"},
+	}}
+	for _, format := range []string{"table", "json"} {
+		got := run(t, command.Process{Args: []string{"plugin", "reload", "-o", format}, Environ: to(serve(t, s))})
+		if got.status != 6 {
+			t.Errorf("%s: exit status %d", format, got.status)
+		}
+		golden(t, "plugin-reload-refused-"+format, got.stdout)
+		golden(t, "plugin-reload-refused-"+format+"-stderr", got.stderr)
 	}
 }
 
@@ -369,7 +418,7 @@ func TestTablesAreSafeToShow(t *testing.T) {
 	}
 	s.backends[0].LastError = hostile
 	address := serve(t, s)
-	for _, args := range []string{"get tenant_config_a", "ls tenant_config_ -l", "history tenant_config_a", "backends"} {
+	for _, args := range []string{"get tenant_config_a", "ls tenant_config_ -l", "history tenant_config_a", "backends", "plugin ls", "plugin info params"} {
 		got := run(t, command.Process{Args: strings.Fields(args), Environ: to(address)})
 		if got.status != 0 || strings.ContainsAny(got.stdout, "\x1b\x07\u009b\r\b") {
 			t.Errorf("%s: exit status %d, output %q", args, got.status, got.stdout)
@@ -657,4 +706,11 @@ func TestInterruptedCall(t *testing.T) {
 	if got.status != 130 || got.stdout != "" {
 		t.Errorf("exit status %d, standard output %q, standard error:\n%s", got.status, got.stdout, got.stderr)
 	}
+}
+
+func TestVersion(t *testing.T) {
+	want(t, run(t, command.Process{Args: []string{"version"}, Commit: "79c74d5"}), 0, "tagctl v1.2.3 (commit 79c74d5, go1.", runtime.GOOS+"/"+runtime.GOARCH)
+	want(t, run(t, command.Process{Args: []string{"version", "-o", "json"}, Commit: "79c74d5"}), 0, `"version": "v1.2.3"`, `"commit": "79c74d5"`, `"go": "go1.`)
+	// A test is built without one.
+	want(t, run(t, command.Process{Args: []string{"version"}}), 0, "commit unknown")
 }

@@ -137,8 +137,14 @@ func (a *app) checkedToken(cmd *cobra.Command, token, from string) (string, stri
 }
 
 func (a *app) devToken(cmd *cobra.Command, info dev.Info) (string, error) {
-	if a.global.role == "refresher" {
+	switch a.global.role {
+	case "refresher":
 		return info.Refresher, nil
+	case "operator":
+		if info.Operator == "" {
+			return "", local(config.FailedPrecondition, "stop 'tagctl dev' and start it again", "the running system is of an older version, and has no token for operators")
+		}
+		return info.Operator, nil
 	}
 	roles, ok := info.Tokens[a.global.tenant]
 	if !ok {
@@ -146,7 +152,7 @@ func (a *app) devToken(cmd *cobra.Command, info dev.Info) (string, error) {
 	}
 	token, ok := roles[a.global.role]
 	if !ok {
-		return "", usagef(cmd, "--role is not one of reader, editor, admin, refresher")
+		return "", usagef(cmd, "--role is not one of reader, editor, admin, refresher, operator")
 	}
 	return token, nil
 }
@@ -201,7 +207,7 @@ func (a *app) tokenCommand() *cobra.Command {
 --tenant and --role. Anyone who reads it can act with it until it expires.`,
 		Example: `  curl -H "Authorization: Bearer $(tagctl token --tenant globex-inc)" "$(tagctl info order_http)/v1/orders"
   tagctl token --role reader
-  tagctl token --role refresher -o json`,
+  tagctl token --role operator -o json`,
 		Args: cobra.NoArgs,
 		RunE: a.run(func(cmd *cobra.Command, _ []string) error {
 			_, token, err := a.target(cmd)

@@ -12,7 +12,8 @@ import (
 const devJSON = `{"config_grpc": "127.0.0.1:1", "tokens": {
 	"acme-corp": {"reader": "acme-reader", "editor": "acme-editor", "admin": "acme-admin"},
 	"globex-inc": {"editor": "globex-editor"},
-	"refresher": "refresher-token"
+	"refresher": "refresher-token",
+	"operator": "operator-token"
 }}`
 
 // Where the token comes from: flag before variable before dev.json, and never
@@ -39,6 +40,7 @@ func TestWhichToken(t *testing.T) {
 		{"tenant and role by flag", "--tenant globex-inc --role editor", []string{dev}, "globex-editor", 0},
 		{"tenant and role by variable", "", []string{dev, "TAGCTL_TENANT=globex-inc", "TAGCTL_ROLE=editor"}, "globex-editor", 0},
 		{"flag before variable", "--role admin", []string{dev, "TAGCTL_ROLE=reader"}, "acme-admin", 0},
+		{"operator", "--role operator", []string{dev}, "operator-token", 0},
 		{"refresher", "--role refresher", []string{dev}, "refresher-token", 0},
 		{"unknown tenant", "--tenant initech", []string{dev}, "", 2},
 		{"unknown role", "--role king", []string{dev}, "", 2},
@@ -104,8 +106,11 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestEveryCommandIsDocumented(t *testing.T) {
-	for _, verb := range []string{"get", "set", "rm", "restore", "ls", "history", "rollback", "watch", "backends", "dev", "seed", "token", "version"} {
-		got := run(t, command.Process{Args: []string{verb, "--help"}})
+	for _, verb := range []string{
+		"plugin", "plugin ls", "plugin info", "plugin reload", "manifest", "manifest keygen", "manifest pin", "manifest sign", "manifest verify",
+		"get", "set", "rm", "restore", "ls", "history", "rollback", "watch", "backends", "dev", "seed", "token", "version",
+	} {
+		got := run(t, command.Process{Args: append(strings.Fields(verb), "--help")})
 		if got.status != 0 || !strings.Contains(got.stdout, "Examples:\n  ") {
 			t.Errorf("%s --help: exit status %d, output:\n%s", verb, got.status, got.stdout)
 		}

@@ -93,8 +93,8 @@ func executable() (string, error) {
 
 func (a *app) seedCommand() *cobra.Command {
 	var (
-		path        string
-		development bool
+		path, keyText string
+		development   bool
 	)
 	cmd := &cobra.Command{
 		Use:     "seed --manifest FILE [VALUES|-]",
@@ -109,7 +109,7 @@ VALUES is a JSON array of {"tenant": "acme-corp", "service": "order", "key": "..
 "value": ...}, where service is optional and "shared": true stands instead of a
 tenant. Without it, the values are those of 'tagctl dev'.`,
 		Example: `  tagctl seed --manifest tagstore.yaml values.json
-  tagctl seed --manifest tagstore.yaml - < values.json
+  tagctl seed --manifest tagstore.yaml --manifest-key release.key.pub - < values.json
   tagctl seed --manifest .tagstore/tagstore.yaml --dev`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: a.run(func(cmd *cobra.Command, args []string) error {
@@ -120,12 +120,16 @@ tenant. Without it, the values are those of 'tagctl dev'.`,
 			if err != nil {
 				return err
 			}
-			m, err := manifest.Load(path, manifest.Options{Dev: development})
+			key, err := a.manifestKey(keyText)
+			if err != nil {
+				return err
+			}
+			m, err := manifest.Load(path, manifest.Options{Dev: development, Key: key})
 			if err != nil {
 				return err
 			}
 			done, err := seed.Apply(cmd.Context(), m, values, seed.Options{
-				Host: pluginhost.Options{Logger: slog.New(slog.NewTextHandler(a.process.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))},
+				Host: pluginhost.Options{Dev: development, Logger: slog.New(slog.NewTextHandler(a.process.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))},
 			})
 			if err != nil {
 				return err
@@ -141,7 +145,8 @@ tenant. Without it, the values are those of 'tagctl dev'.`,
 		}),
 	}
 	cmd.Flags().StringVar(&path, "manifest", "", "manifest whose stores to write to (required)")
-	cmd.Flags().BoolVar(&development, "dev", false, "development mode: run plugins for which the manifest has no checksum")
+	manifestKeyFlag(cmd, &keyText, "manifest-key")
+	cmd.Flags().BoolVar(&development, "dev", false, "development mode: the manifest needs no signature and no checksums")
 	return cmd
 }
 

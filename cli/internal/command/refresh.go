@@ -49,9 +49,7 @@ token is used unless --role or a token says otherwise.`,
 		if err != nil {
 			return err
 		}
-		if !a.global.given["role"] && !a.global.fromEnv["role"] {
-			a.global.role = "refresher"
-		}
+		a.defaultRole("refresher")
 		c, ctx, err := a.connect(cmd)
 		if err != nil {
 			return err

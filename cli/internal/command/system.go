@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"runtime"
+	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -29,6 +31,15 @@ type backendJSON struct {
 	StartedAt     *string   `json:"started_at"`
 	LastError     string    `json:"last_error"`
 	Size          *sizeJSON `json:"size"`
+	Circuit       string    `json:"circuit"`
+	InFlight      int       `json:"in_flight"`
+	Waiting       int       `json:"waiting"`
+	// In microseconds, null where there were no calls in the last minutes.
+	LatencyP50    *int64 `json:"latency_p50_us"`
+	LatencyP99    *int64 `json:"latency_p99_us"`
+	ResidentBytes int64  `json:"resident_bytes"` // 0 where that is not known
+	SHA256        string `json:"sha256"`
+	LastLines     string `json:"last_lines,omitempty"` // for operators
 }
 
 // sizeJSON has -1 where the store can not tell.
@@ -46,7 +57,8 @@ func (a *app) backendsCommand() *cobra.Command {
 		Short:   "Show the stores behind the service (role admin)",
 		Long: `Show the stores behind the replica that answers: the prefixes that each one
 holds, the state of its plugin's process, what it can do, and the caveats: what its
-store can not promise. Needs the role admin.`,
+store can not promise. Needs the role admin or operator. For how the processes are
+doing, see 'tagctl plugin ls'.`,
 		Example: `  tagctl backends --role admin
   tagctl backends --role admin -o json
   TAGCTL_ROLE=admin tagctl backends`,
@@ -62,13 +74,7 @@ store can not promise. Needs the role admin.`,
 				return err
 			}
 			if a.global.output == outputJSON {
-				out := make([]backendJSON, len(backends))
-				for i, b := range backends {
-					out[i] = newBackendJSON(b)
-				}
-				return a.printJSON(struct {
-					Backends []backendJSON `json:"backends"`
-				}{out})
+				return a.printBackendsJSON(backends)
 			}
 			t := newTable("NAME", "STATE", "PREFIXES", "PLUGIN", "PID", "RESTARTS", "STARTED", "ENTRIES", "CAPABILITIES", "CAVEATS", "LAST ERROR")
 			for _, b := range backends {
@@ -85,16 +91,37 @@ store can not promise. Needs the role admin.`,
 	}
 }
 
+func (a *app) printBackendsJSON(backends []client.Backend) error {
+	out := make([]backendJSON, len(backends))
+	for i, b := range backends {
+		out[i] = newBackendJSON(b)
+	}
+	return a.printJSON(struct {
+		Backends []backendJSON `json:"backends"`
+	}{out})
+}
+
 func newBackendJSON(b client.Backend) backendJSON {
 	out := backendJSON{
 		Name: b.Name, Prefixes: orEmpty(b.Prefixes), State: string(b.State),
 		PluginName: b.PluginName, PluginVersion: b.PluginVersion, Capabilities: orEmpty(b.Capabilities), Caveats: orEmpty(b.Caveats),
 		PID: b.PID, Generation: b.Generation, Restarts: b.Restarts, StartedAt: rfc3339(b.StartedAt), LastError: b.LastError,
+		Circuit: string(b.Circuit), InFlight: b.InFlight, Waiting: b.Waiting, LatencyP50: microseconds(b.LatencyP50), LatencyP99: microseconds(b.LatencyP99),
+		ResidentBytes: b.ResidentBytes, SHA256: b.SHA256, LastLines: b.LastLines,
 	}
 	if b.Size != nil {
 		out.Size = &sizeJSON{Bytes: b.Size.Bytes, Entries: b.Size.Entries, Versions: b.Size.Versions, Changes: b.Size.Changes}
 	}
 	return out
+}
+
+// microseconds returns nil for a latency that is not known.
+func microseconds(d time.Duration) *int64 {
+	if d == 0 {
+		return nil
+	}
+	us := d.Microseconds()
+	return &us
 }
 
 // orEmpty keeps an empty list [] in JSON.
@@ -166,7 +193,7 @@ func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		GroupID: groupSystem,
-		Short:   "Show the version of tagctl",
+		Short:   "Show the version of tagctl, and what it was built from",
 		Example: `  tagctl version
   tagctl version -o json`,
 		Args: cobra.NoArgs,
@@ -174,12 +201,28 @@ func (a *app) versionCommand() *cobra.Command {
 			if a.global.output == outputJSON {
 				return a.printJSON(struct {
 					Version string `json:"version"`
+					Commit  string `json:"commit"`
 					Go      string `json:"go"`
 					OS      string `json:"os"`
 					Arch    string `json:"arch"`
-				}{a.process.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH})
+				}{a.process.Version, a.commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH})
 			}
-			return a.print(fmt.Sprintf("tagctl %s (%s, %s/%s)\n", a.process.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+			return a.print(fmt.Sprintf("tagctl %s (commit %s, %s, %s/%s)\n", a.process.Version, a.commit(), runtime.Version(), runtime.GOOS, runtime.GOARCH))
 		}),
 	}
+}
+
+// commit returns the commit that this program was built from, or "unknown".
+func (a *app) commit() string {
+	if a.process.Commit != "" {
+		return a.process.Commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tagstore/tagstore/core/config"
+	"github.com/tagstore/tagstore/core/manifest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -174,5 +176,25 @@ func TestChildLog(t *testing.T) {
 	}
 	if longest := maxLine + len("service: \n"); !strings.Contains(tee.String(), "service: last\n") || len(tee.String()) > longest+len(whole)-3*maxLine+500*len("service: at once\n") {
 		t.Errorf("the copy has %d bytes", tee.Len())
+	}
+}
+
+// The service gets of this process's environment what its plugins are to get,
+// and nothing else: it is what hands it on.
+func TestPassedOn(t *testing.T) {
+	t.Parallel()
+	s := &system{options: Options{Environ: []string{"HOME=/h", "AWS_PROFILE=p", "AWS_REGION=eu", "NAMED=n", "SECRET=s"}}}
+	for name, c := range map[string]struct {
+		backends []manifest.Backend
+		want     []string
+	}{
+		"none":        {[]manifest.Backend{{}}, nil},
+		"by name":     {[]manifest.Backend{{Env: []string{"NAMED", "AWS_REGION"}}, {}}, []string{"AWS_REGION=eu", "NAMED=n"}},
+		"AWS":         {[]manifest.Backend{{}, {AWS: true}}, []string{"AWS_PROFILE=p", "AWS_REGION=eu"}},
+		"AWS and all": {[]manifest.Backend{{AWS: true, Env: []string{"HOME"}}}, []string{"HOME=/h", "AWS_PROFILE=p", "AWS_REGION=eu"}},
+	} {
+		if got := s.passedOn(&manifest.Manifest{Backends: c.backends}); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +45,8 @@ type Options struct {
 	// Environ, and in InfoVariable the path of what dev.json will hold; it is
 	// ready when it prints a JSON line with the msg "ready", as services do.
 	Also string
+	// Mount is nil, or a plugin that is being written.
+	Mount *Mount
 	// The addresses to listen on; "" takes a free port on loopback.
 	ConfigListen, ManagementListen     string
 	OrderListen, OrderManagementListen string
@@ -68,7 +71,7 @@ type Options struct {
 // lines.
 func Run(ctx context.Context, o Options) error {
 	began := time.Now()
-	if err := errors.Join(o.checkAddresses(), o.checkReplicas()); err != nil {
+	if err := errors.Join(o.checkAddresses(), o.checkReplicas(), o.checkMount()); err != nil {
 		return err
 	}
 	dir, err := filepath.Abs(o.Dir)
@@ -162,6 +165,7 @@ type system struct {
 	info     Info
 	issuer   *issuer
 	children []*child
+	config   *child // the first configuration service
 	// ended gets every child that has ended.
 	ended chan *child
 }
@@ -230,6 +234,11 @@ func (s *system) manifest() (*manifest.Manifest, error) {
 		if path, err = layOut(s.options.Dir, s.bin.plugin); err != nil {
 			return nil, err
 		}
+		if s.options.Mount != nil {
+			if path, err = s.options.Mount.layOut(s.options.Dir); err != nil {
+				return nil, err
+			}
+		}
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -247,7 +256,7 @@ func (s *system) seed(ctx context.Context, m *manifest.Manifest, values []seed.V
 	}
 	defer log.Close()
 	_, err = seed.Apply(ctx, m, values, seed.Options{
-		Host:         pluginhost.Options{SocketDir: filepath.Join(s.run, "seed"), Logger: slog.New(slog.NewJSONHandler(log, nil))},
+		Host:         pluginhost.Options{SocketDir: filepath.Join(s.run, "seed"), Dev: true, Logger: slog.New(slog.NewJSONHandler(log, nil))},
 		SkipUnrouted: s.options.Manifest != "",
 	})
 	if err != nil && ctx.Err() == nil {
@@ -291,6 +300,7 @@ func (s *system) startConfig(ctx context.Context, m *manifest.Manifest, n int) e
 	if n > 0 {
 		return nil
 	}
+	s.config = s.children[len(s.children)-1]
 	s.info.ConfigGRPC = grpc
 	management, err = ready.address("management")
 	s.info.ManagementHTTP = "http://" + management
@@ -375,8 +385,11 @@ func (s *system) orderStore() []string {
 // stop stops.
 func (s *system) launch(ctx context.Context, p program) (readyLine, error) {
 	var tee io.Writer
-	if s.options.Verbose {
+	switch {
+	case s.options.Verbose:
 		tee = s.options.Stderr
+	case s.options.Mount != nil:
+		tee = pluginLines{s.options.Stderr, s.options.Mount.Name}
 	}
 	log, err := newChildLog(p.name, filepath.Join(s.options.Dir, "logs", p.name+".log"), tee)
 	if err != nil {
@@ -391,13 +404,18 @@ func (s *system) launch(ctx context.Context, p program) (readyLine, error) {
 	return c.ready(ctx)
 }
 
+// maxFailuresVariable is passed on, for whoever means to kill plugins all day.
+const maxFailuresVariable = "TAGSTORE_PLUGIN_MAX_FAILURES"
+
 // passedOn returns the variables that plugins of the manifest are to get: the
-// service itself gets nothing else of this process's environment.
+// service itself gets nothing else of this process's environment, but for one.
 func (s *system) passedOn(m *manifest.Manifest) []string {
 	var env []string
 	for _, entry := range s.options.Environ {
 		name, _, _ := strings.Cut(entry, "=")
-		if slices.ContainsFunc(m.Backends, func(b manifest.Backend) bool { return slices.Contains(b.Env, name) }) {
+		if name == maxFailuresVariable || slices.ContainsFunc(m.Backends, func(b manifest.Backend) bool {
+			return slices.Contains(b.Env, name) || b.AWS && strings.HasPrefix(name, "AWS_")
+		}) {
 			env = append(env, entry)
 		}
 	}
@@ -413,13 +431,26 @@ func orAnyPort(address string) string {
 
 // wait returns when ctx is done, with nil, or something ends that should not.
 func (s *system) wait(ctx context.Context) error {
-	select {
-	case <-ctx.Done():
-		return nil
-	case c := <-s.ended:
-		return c.endedError()
-	case err := <-s.issuer.failed:
-		return config.Errorf(config.Internal, "the token issuer failed: %v", err).WithHint("start tagctl dev again").WithCause(err)
+	var rebuilt <-chan struct{}
+	if s.options.Mount != nil {
+		rebuilt = s.options.Mount.Rebuilt
+		showing, stop := context.WithCancel(ctx)
+		var shown sync.WaitGroup
+		shown.Go(func() { s.timings(showing) })
+		defer shown.Wait()
+		defer stop()
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-rebuilt:
+			s.remount()
+		case c := <-s.ended:
+			return c.endedError()
+		case err := <-s.issuer.failed:
+			return config.Errorf(config.Internal, "the token issuer failed: %v", err).WithHint("start tagctl dev again").WithCause(err)
+		}
 	}
 }
 
@@ -443,6 +474,10 @@ func (s *system) banner(took time.Duration) string {
 	if s.options.Dir != filepath.Join(s.options.WorkDir, defaultDir) {
 		tagctl = DirVariable + "=" + quote(s.options.Dir) + " " + tagctl
 	}
+	try := "tenant_config_"
+	if s.options.Mount != nil {
+		try = s.options.Mount.Prefix
+	}
 	return fmt.Sprintf(`tagstore is ready (%[1]s). Ctrl-C stops all of it.
 
   configuration  %[2]s (gRPC)
@@ -454,8 +489,8 @@ func (s *system) banner(took time.Duration) string {
 Three commands to try, in another terminal, in this folder:
 
   %[7]s get tenant_config_payment-gateway
-  %[7]s set tenant_config_greeting '{"text": "hello"}' -m "first try"
+  %[7]s set %[8]sgreeting '{"text": "hello"}' -m "first try"
   curl -sS -H "Authorization: Bearer $(%[7]s token --tenant globex-inc)" -H 'Content-Type: application/json' -d '{"items": [{"sku": "book", "quantity": 2, "unitPrice": 15000}]}' %[3]s/v1/orders
 
-`, took.Round(10*time.Millisecond), s.info.ConfigGRPC, s.info.OrderHTTP, s.info.ManagementHTTP, s.info.Issuer, s.options.Dir, tagctl)
+`, took.Round(10*time.Millisecond), s.info.ConfigGRPC, s.info.OrderHTTP, s.info.ManagementHTTP, s.info.Issuer, s.options.Dir, tagctl, try)
 }

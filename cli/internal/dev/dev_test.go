@@ -48,7 +48,7 @@ func TestInfo(t *testing.T) {
 	want := Info{
 		ConfigGRPC: "127.0.0.1:1", OrderHTTP: "http://127.0.0.1:2", ManagementHTTP: "http://127.0.0.1:3",
 		Issuer: "http://127.0.0.1:4", JWKSURL: "http://127.0.0.1:4/jwks", Manifest: "/m",
-		Tokens: map[string]map[string]string{"b": {"reader": "r"}, "a": {"editor": "e", "admin": "x"}}, Refresher: "f",
+		Tokens: map[string]map[string]string{"b": {"reader": "r"}, "a": {"editor": "e", "admin": "x"}}, Refresher: "f", Operator: "o",
 		Machine: Machine{TokenURL: "http://127.0.0.1:4/token", ClientID: "c", ClientSecret: "s"},
 	}
 	if err := writeJSON(InfoPath(dir), want); err != nil {
@@ -80,7 +80,7 @@ func TestInfoNames(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `{"config_grpc":"","order_http":"","management_http":"","issuer":"","jwks_url":"","manifest":"",` +
-		`"machine":{"token_url":"","client_id":"","client_secret":""},"tokens":{"acme-corp":{"reader":"r"},"refresher":"f"}}`
+		`"machine":{"token_url":"","client_id":"","client_secret":""},"tokens":{"acme-corp":{"reader":"r"},"operator":"","refresher":"f"}}`
 	if string(text) != want {
 		t.Errorf("dev.json is %s", text)
 	}

@@ -17,9 +17,10 @@ const (
 	InfoVariable = "TAGSTORE_DEV_INFO"
 	defaultDir   = ".tagstore"
 	infoFile     = "dev.json"
-	// refresher stands among the tenants of dev.json. It can not be one of them
-	// here: the tenants are those that Run seeds.
+	// The roles of machines stand among the tenants of dev.json. They can not be
+	// one of them here: the tenants are those that Run seeds.
 	refresher = "refresher"
+	operator  = "operator"
 )
 
 // Info is what dev.json holds: where a running system is and how to get in.
@@ -38,6 +39,7 @@ type Info struct {
 	// Tokens holds, by tenant and role, a token of each.
 	Tokens    map[string]map[string]string `json:"-"`
 	Refresher string                       `json:"-"`
+	Operator  string                       `json:"-"`
 }
 
 // Machine is an app client and where it fetches its tokens, by the client
@@ -54,9 +56,9 @@ func (i Info) Tenants() []string { return slices.Sorted(maps.Keys(i.Tokens)) }
 // fields keeps MarshalJSON and UnmarshalJSON from calling themselves.
 type fields Info
 
-// MarshalJSON puts the refresher's token beside the tenants.
+// MarshalJSON puts the machines' tokens beside the tenants.
 func (i Info) MarshalJSON() ([]byte, error) {
-	tokens := map[string]any{refresher: i.Refresher}
+	tokens := map[string]any{refresher: i.Refresher, operator: i.Operator}
 	for tenant, roles := range i.Tokens {
 		tokens[tenant] = roles
 	}
@@ -79,9 +81,12 @@ func (i *Info) UnmarshalJSON(text []byte) error {
 	info.Tokens = make(map[string]map[string]string, len(raw.Tokens))
 	for name, token := range raw.Tokens {
 		var err error
-		if name == refresher {
+		switch name {
+		case refresher:
 			err = json.Unmarshal(token, &info.Refresher)
-		} else {
+		case operator:
+			err = json.Unmarshal(token, &info.Operator)
+		default:
 			var roles map[string]string
 			err = json.Unmarshal(token, &roles)
 			info.Tokens[name] = roles

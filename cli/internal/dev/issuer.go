@@ -147,7 +147,10 @@ func (i *issuer) tokens(info *Info, tenants []string) error {
 	}
 	info.Machine = Machine{TokenURL: i.TokenURL(), ClientID: i.machine.ClientID, ClientSecret: i.machine.Secret}
 	var err error
-	info.Refresher, err = i.Refresher(tokenLife)
+	if info.Refresher, err = i.Refresher(tokenLife); err != nil {
+		return err
+	}
+	info.Operator, err = i.Operator(tokenLife)
 	return err
 }
 

@@ -127,10 +127,7 @@ func Apply(ctx context.Context, m *manifest.Manifest, values []Value, o Options)
 	var plugins []pluginhost.Plugin
 	for _, b := range m.Backends {
 		if len(byBackend[b.Name]) > 0 {
-			plugins = append(plugins, pluginhost.Plugin{
-				Name: b.Name, Path: b.Plugin, Args: b.Args, Env: b.Env, Dir: m.Dir,
-				Options: b.Options, CallTimeout: b.CallTimeout,
-			})
+			plugins = append(plugins, plugin(b, m.Dir))
 		}
 	}
 	if len(plugins) == 0 {
@@ -186,6 +183,15 @@ func add(ctx context.Context, b driver.Backend, values []Value) (added int, err 
 		}
 	}
 	return added, nil
+}
+
+// plugin is what the service would run for a backend. That its routes may have a
+// process each makes no difference to its store.
+func plugin(b manifest.Backend, dir string) pluginhost.Plugin {
+	return pluginhost.Plugin{
+		Name: b.Name, Path: b.Plugin, Args: b.Args, Env: b.Env, Dir: dir, Options: b.Options, CallTimeout: b.CallTimeout,
+		SHA256: b.SHA256, Address: b.Address, MTLS: b.MTLS, AWS: b.AWS, Limits: pluginhost.Limits(b.Limits), Concurrency: b.Concurrency,
+	}
 }
 
 // route returns the backend of an ID's key, if the route has the ID's layer.

@@ -1,13 +1,17 @@
 package seed
 
 import (
+	"encoding/json"
 	"errors"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/manifest"
+	"github.com/tagstore/tagstore/core/pluginhost"
 )
 
 func TestDemo(t *testing.T) {
@@ -75,5 +79,27 @@ func TestRoute(t *testing.T) {
 		if got != c.want || (c.want == "") != errors.Is(err, config.InvalidArgument) {
 			t.Errorf("%s of %s goes to %q, %v; want %q", c.key, c.owner, got, err, c.want)
 		}
+	}
+}
+
+// Seeding runs a plugin as the service does: no field of the manifest is lost.
+func TestPluginIsTheServices(t *testing.T) {
+	b := manifest.Backend{
+		Name: "a", Plugin: "/p", Address: "unix:///s", Args: []string{"-v"}, SHA256: "9f", Env: []string{"HOME"}, AWS: true, MTLS: true,
+		Isolate: true, Required: true, Concurrency: 3, Limits: manifest.Limits{Memory: 1, CPUs: 2, OpenFiles: 3},
+		Options: json.RawMessage(`{}`), CallTimeout: time.Second,
+	}
+	for v, i := reflect.ValueOf(b), 0; i < v.NumField(); i++ {
+		if v.Field(i).IsZero() {
+			t.Fatalf("this test does not know %s", v.Type().Field(i).Name)
+		}
+	}
+	want := pluginhost.Plugin{
+		Name: "a", Path: "/p", Address: "unix:///s", Args: []string{"-v"}, SHA256: "9f", Env: []string{"HOME"}, AWS: true, MTLS: true,
+		Concurrency: 3, Limits: pluginhost.Limits{Memory: 1, CPUs: 2, OpenFiles: 3}, Options: json.RawMessage(`{}`), CallTimeout: time.Second,
+		Dir: "/d",
+	}
+	if got := plugin(b, "/d"); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
 	}
 }

@@ -1,0 +1,1 @@
+"""A storage plugin for tagstore, written from docs/plugins/protocol.md."""

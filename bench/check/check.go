@@ -32,6 +32,7 @@ type Subject string
 // The subjects that run in one process.
 const (
 	Cached    Subject = "store+cache"
+	Clock     Subject = "store+cache, clock table"
 	Forgetful Subject = "store+cache, every Set dropped"
 	SetDel    Subject = "naive: Set and Del"
 	DelWait   Subject = "naive: Del and Wait"
@@ -93,9 +94,12 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 		o.Nemeses = slices.DeleteFunc(o.Nemeses, func(n workload.Nemesis) bool { return n.Lies })
 	}
 	switch subject {
-	case Cached, Forgetful:
+	case Cached, Clock, Forgetful:
 		so := system.StoreOptions{Replicas: replicas, Backend: backend, Policy: policy, Network: network}
-		if subject == Forgetful {
+		switch subject {
+		case Clock:
+			so.Table = cache.NewClock
+		case Forgetful:
 			so.Table = system.Forgetful
 		}
 		o.MaxStaleness = policy.MaxStaleness
@@ -120,16 +124,19 @@ func InProcess(ctx context.Context, subject Subject, replicas int, seed uint64, 
 // time: it is over once it is found guilty.
 const slice = 2 * time.Second
 
-// All runs every subject with each number of replicas. The service's runs last
+// All runs every subject whose name contains only, with each number of replicas. The service's runs last
 // for duration; a naive cache is driven for as long at most.
-func All(ctx context.Context, replicas []int, seed uint64, duration time.Duration) iter.Seq2[Result, error] {
+func All(ctx context.Context, replicas []int, seed uint64, duration time.Duration, only string) iter.Seq2[Result, error] {
+	wanted := func(s Subject) bool { return strings.Contains(string(s), only) }
 	return func(yield func(Result, error) bool) {
 		for _, n := range replicas {
-			if !yield(InProcess(ctx, Cached, n, seed, duration)) {
-				return
+			for _, subject := range []Subject{Cached, Clock} {
+				if wanted(subject) && !yield(InProcess(ctx, subject, n, seed, duration)) {
+					return
+				}
 			}
 		}
-		if !yield(InProcess(ctx, Forgetful, 1, seed, min(duration, 5*slice))) {
+		if wanted(Forgetful) && !yield(InProcess(ctx, Forgetful, 1, seed, min(duration, 5*slice))) {
 			return
 		}
 		programs, remove, err := programsIn(ctx)
@@ -139,15 +146,15 @@ func All(ctx context.Context, replicas []int, seed uint64, duration time.Duratio
 		}
 		defer remove()
 		for _, n := range replicas {
-			for _, subject := range []Subject{Processes, ProcessesLiedTo} {
-				if !yield(InProcesses(ctx, subject, programs, n, seed, duration)) {
+			for _, subject := range []Subject{Processes, ProcessesLiedTo, ProcessesLocal, ProcessesStreams} {
+				if wanted(subject) && !yield(InProcesses(ctx, subject, programs, n, seed, duration)) {
 					return
 				}
 			}
 		}
 		for _, subject := range Naive() {
 			for _, n := range replicas {
-				if !yield(Accuse(ctx, subject, n, seed, duration)) {
+				if wanted(subject) && !yield(Accuse(ctx, subject, n, seed, duration)) {
 					return
 				}
 			}

@@ -22,7 +22,7 @@ func TestTheServiceIsConsistent(t *testing.T) {
 	for _, c := range []struct {
 		subject  check.Subject
 		replicas int
-	}{{check.Cached, 1}, {check.Cached, 3}, {check.Forgetful, 1}} {
+	}{{check.Cached, 1}, {check.Cached, 3}, {check.Clock, 1}, {check.Clock, 3}, {check.Forgetful, 1}} {
 		t.Run(fmt.Sprintf("%s, %d", c.subject, c.replicas), func(t *testing.T) {
 			t.Parallel()
 			seed := uint64(time.Now().UnixNano()) % (1 << 32)

@@ -27,6 +27,8 @@ import (
 const (
 	Processes         Subject = "processes"
 	ProcessesLiedTo   Subject = "processes, store lies"
+	ProcessesLocal    Subject = "processes, clients with caches"
+	ProcessesStreams  Subject = "processes, Gets over streams"
 	replicaKilledName         = "replica killed"
 )
 
@@ -51,6 +53,11 @@ func Build(ctx context.Context, dir string) (Programs, error) {
 // takes longer to be itself again.
 const processSettling = 8 * time.Second
 
+// transit is what an event of a watch takes at most from the moment that its
+// replica has it until the client has, on a busy machine. What lies in a buffer
+// for longer would be taken for a breach.
+const transit = 500 * time.Millisecond
+
 // processKeys is how many keys of each tenant the processes are asked for.
 const processKeys = 32
 
@@ -67,6 +74,7 @@ func InProcesses(ctx context.Context, subject Subject, programs Programs, replic
 	backend, network := fault.New(seed, latency), system.NewNetwork(seed)
 	p, err := system.StartProcesses(ctx, system.ProcessOptions{
 		Replicas: replicas, Backend: backend, Policy: policy, Config: programs.Config, Plugin: programs.Plugin, Tenants: tenants(),
+		Local: subject == ProcessesLocal, Streams: subject == ProcessesStreams,
 	})
 	if err != nil {
 		return Result{}, err
@@ -81,7 +89,7 @@ func InProcesses(ctx context.Context, subject Subject, programs Programs, replic
 	})
 	r, err := run(ctx, subject, workload.Options{
 		System: p, Truth: backend.Truth(), Network: network, Seed: seed, Duration: duration,
-		Nemeses: nemeses, MaxStaleness: policy.MaxStaleness, Settling: processSettling, Patience: patience, Keys: processKeys, Pause: 2 * time.Millisecond,
+		Nemeses: nemeses, MaxStaleness: policy.MaxStaleness, Settling: processSettling, Patience: patience, Local: subject == ProcessesLocal, Transit: transit, Keys: processKeys, Pause: 2 * time.Millisecond,
 	})
 	if err != nil {
 		return r, fmt.Errorf("%w\nthe end of replica 0's log:\n%s", err, tail(p.Logs(0), 2000))
@@ -100,6 +108,10 @@ func ofProcesses(ctx context.Context, p *system.Processes) []workload.Nemesis {
 		}
 	}
 	return []workload.Nemesis{
+		// It excuses nothing: whoever does not know of it must not notice.
+		{Window: history.Window{Name: "manifest reloaded"}, Break: func(random *rand.Rand) (func() error, error) {
+			return func() error { return nil }, p.ReloadReplica(random.IntN(p.Replicas()))
+		}},
 		each("plugin killed", func(r int) (func() error, error) {
 			_ = p.KillPlugin(ctx, r) // a replica that is broken itself can not say which it is
 			return func() error { return nil }, nil

@@ -41,6 +41,21 @@ func TestTheProcessesAreConsistent(t *testing.T) {
 	}
 }
 
+// Clients that answer from caches of their own keep what those promise: not
+// older than their replica by more than the lag that they tell, never back, and
+// their own writes at once.
+func TestClientsWithCachesAreConsistent(t *testing.T) {
+	seed := uint64(time.Now().UnixNano()) % (1 << 32)
+	r, err := check.InProcesses(t.Context(), check.ProcessesLocal, programs(t), 3, seed, short)
+	if err != nil {
+		t.Fatalf("seed %d: %v", seed, err)
+	}
+	judged(t, r)
+	if r.Local < r.Gets/10 {
+		t.Errorf("%d of %d answers came from a client's memory: that proves nothing", r.Local, r.Gets)
+	}
+}
+
 // longEnv says how long the plugin is away in the test below.
 const longEnv = "CHECK_PLUGIN_AWAY"
 

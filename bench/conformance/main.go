@@ -35,21 +35,31 @@ type suite struct {
 const (
 	inProcess = "in process"
 	asProgram = "as a program"
+	asSidecar = "as a sidecar"
 	moto      = "moto"
 	local     = "DynamoDB Local"
+	redis     = "Redis"
 )
+
+// outside are the modules that are not in the workspace.
+var outside = []string{"examples/plugin-redis"}
 
 // suites are all of them. A test of this package looks for suites in the
 // repository that are missing here.
 var suites = []suite{
 	{"memory", inProcess, "", "core", "./memdriver", "TestConformance", nil},
 	{"memory", asProgram, "", "core", "./pluginhost", "TestConformance", nil},
+	{"memory, no exchange", asProgram, "", "core", "./pluginhost", "TestConformanceUnary", nil},
+	{"memory", asSidecar, "", "core", "./pluginhost", "TestR34Conformance", nil},
+	{"memory, three methods", inProcess, "", "core", "./records", "TestConformance", nil},
 	{"memory behind the cache", inProcess, "", "core", "./cache", "TestConformance", nil},
 	{"the same, unwatched", inProcess, "", "core", "./cache", "TestConformanceUnwatched", nil},
 	{"the same, a bare store", inProcess, "", "core", "./cache", "TestConformanceOfABareStore", nil},
+	{"the same, clock table", inProcess, "", "core", "./cache", "TestConformanceWithClock", nil},
 	{"the same, nothing kept", inProcess, "", "core", "./cache", "TestConformanceNotKept", nil},
 	{"local", inProcess, "", "plugins/local", "./localbackend", "TestConformance", nil},
 	{"local", asProgram, "", "plugins/local", "./localbackend", "TestConformanceOfTheProgram", nil},
+	{"local", asSidecar, "", "plugins/local", "./localbackend", "TestR34ConformanceOfTheSidecar", nil},
 	{"dynamodb", inProcess, local, "plugins/dynamodb", "./dynamodbbackend", "TestConformance", nil},
 	{"dynamodb", inProcess, moto, "plugins/dynamodb", "./dynamodbbackend", "TestConformanceOnMoto", nil},
 	{"dynamodb", asProgram, local, "plugins/dynamodb", "./dynamodbbackend", "TestConformanceOfTheProgram", nil},
@@ -65,6 +75,10 @@ var suites = []suite{
 	{"s3", asProgram, moto, "plugins/s3", "./s3backend", "TestConformanceOfTheProgram", nil},
 	{"secretsmanager", inProcess, moto, "plugins/secretsmanager", "./secretsbackend", "TestConformance", nil},
 	{"secretsmanager", asProgram, moto, "plugins/secretsmanager", "./secretsbackend", "TestConformanceOfTheProgram", nil},
+	{"sqlite, in Python", asProgram, "", "examples/plugin-python", ".", "TestR33ConformanceOfTheProgram", nil},
+	{"sqlite, in Python", asSidecar, "", "examples/plugin-python", ".", "TestR34ConformanceOfTheSidecar", nil},
+	{"redis", inProcess, redis, "examples/plugin-redis", "./redisbackend", "TestConformance", nil},
+	{"redis", asProgram, redis, "examples/plugin-redis", "./redisbackend", "TestConformanceOfTheProgram", nil},
 }
 
 // String tells the suites apart for people.
@@ -114,6 +128,9 @@ func (s suite) run(ctx context.Context) (count, error) {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
 	cmd.Dir = filepath.Join("..", filepath.FromSlash(s.module))
+	if slices.Contains(outside, s.module) {
+		cmd.Env = append(os.Environ(), "GOWORK=off")
+	}
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	failed := cmd.Run()

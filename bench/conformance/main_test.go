@@ -101,7 +101,7 @@ func TestAllSuitesAreListed(t *testing.T) {
 	root := filepath.Join("..", "..")
 	declared := regexp.MustCompile(`(?m)^func (TestConformance\w*)\(`)
 	found := 0
-	for _, module := range []string{"core", "plugins"} {
+	for _, module := range []string{"core", "plugins", "examples"} {
 		err := filepath.WalkDir(filepath.Join(root, module), func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || filepath.Base(path) != "conformance_test.go" {
 				return err

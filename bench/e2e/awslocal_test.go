@@ -46,25 +46,7 @@ func startExampleWith(t *testing.T, also string, changes ...string) *example {
 		t: t, files: t.TempDir(),
 		rename: strings.NewReplacer("tagstore-example", name, "/config-service/", "/"+name+"/"),
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(exampleFolder, "env")).Output()
-	if err != nil {
-		t.Fatalf("the AWS emulators are not running: run `make emulators` (%v)", err)
-	}
-	for line := range strings.Lines(string(out)) {
-		if variable, unset := strings.CutPrefix(strings.TrimSpace(line), "unset "); unset {
-			t.Setenv(variable, "") // which also brings it back
-			if err := os.Unsetenv(variable); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		variable, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
-		if !ok {
-			t.Fatalf("examples/aws-local/env prints %q", line)
-		}
-		t.Setenv(variable, value)
-	}
-	e.python = os.Getenv("PYTHON")
+	awsLocal(t, e)
 	bin := stack.Build(t)
 	if err := os.Mkdir(filepath.Join(e.files, "plugins"), 0o700); err != nil {
 		t.Fatal(err)
@@ -98,6 +80,31 @@ func startExampleWith(t *testing.T, also string, changes ...string) *example {
 	t.Setenv("TAGCTL_ALSO", also)
 	e.Stack = stack.Start(t)
 	return e
+}
+
+// awsLocal sends every SDK of this process to the emulators, as examples/aws-local/env
+// does for a shell.
+func awsLocal(t *testing.T, e *example) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(exampleFolder, "env")).Output()
+	if err != nil {
+		t.Fatalf("the AWS emulators are not running: run `make emulators` (%v)", err)
+	}
+	for line := range strings.Lines(string(out)) {
+		if variable, unset := strings.CutPrefix(strings.TrimSpace(line), "unset "); unset {
+			t.Setenv(variable, "") // which also brings it back
+			if err := os.Unsetenv(variable); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		variable, value, ok := strings.Cut(strings.TrimPrefix(strings.TrimSpace(line), "export "), "=")
+		if !ok {
+			t.Fatalf("examples/aws-local/env prints %q", line)
+		}
+		t.Setenv(variable, value)
+	}
+	e.python = os.Getenv("PYTHON")
 }
 
 // cloudMap is the Cloud Map service of the replicas.

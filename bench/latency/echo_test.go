@@ -2,6 +2,8 @@ package latency
 
 import (
 	"context"
+	"flag"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -13,8 +15,12 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
+	"github.com/tagstore/tagstore/core/auth"
 	tagstorev1 "github.com/tagstore/tagstore/core/gen/tagstore/v1"
 	"github.com/tagstore/tagstore/core/pluginmain"
 )
@@ -29,10 +35,17 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case echoRole:
-			serveEcho()
+			serveEcho(os.Args[2:])
 			return
 		case filesRole:
 			pluginmain.Serve(pluginmain.Plugin[filesOptions]{Name: "files", Version: "v0.0.0", Open: openFiles})
+		case memoryRole:
+			serveMemory()
+		case bareRole:
+			if err := serveBare(os.Stdin, os.Stdout); err != nil {
+				panic(err)
+			}
+			return
 		case residentRole:
 			if err := hold(os.Args[2], os.Stdout); err != nil {
 				panic(err)
@@ -41,6 +54,14 @@ func TestMain(m *testing.M) {
 		}
 	}
 	slog.SetDefault(slog.New(slog.DiscardHandler)) // of plugins in this process
+	flag.Parse()
+	if f := flag.Lookup("test.bench"); f != nil && f.Value.String() != "" {
+		if raceDetector {
+			fmt.Fprintln(os.Stderr, "latency: the race detector is on, and what it measures is itself: run the benchmarks without -race")
+			os.Exit(1)
+		}
+		sayLoad(os.Stdout)
+	}
 	os.Exit(m.Run())
 }
 
@@ -116,13 +137,22 @@ func (e *echo) Watch(_ *tagstorev1.WatchRequest, stream grpc.ServerStreamingServ
 	}
 }
 
-// serveEcho serves on the listener that the parent has handed down.
-func serveEcho() {
+// serveEcho serves on the listener that the parent has handed down. With an
+// issuer, a client id and a JWKS URL it verifies the token of every call.
+func serveEcho(args []string) {
 	listener, err := net.FileListener(os.NewFile(3, "listener"))
 	if err != nil {
 		panic(err)
 	}
-	server := grpc.NewServer()
+	var options []grpc.ServerOption
+	if len(args) == 3 {
+		verifier, err := auth.NewVerifier(auth.Options{Issuer: args[0], ClientIDs: args[1:2], JWKSURL: args[2]})
+		if err != nil {
+			panic(err)
+		}
+		options = append(options, grpc.UnaryInterceptor(checkToken(verifier)))
+	}
+	server := grpc.NewServer(options...)
 	tagstorev1.RegisterConfigServiceServer(server, &echo{value: value(0), watches: map[chan<- *tagstorev1.WatchResponse]<-chan struct{}{}})
 	go func() { // ends with the process: the pipe closes when the parent is gone
 		_, _ = os.Stdin.Read(make([]byte, 1))
@@ -130,6 +160,22 @@ func serveEcho() {
 	}()
 	if err := server.Serve(listener); err != nil {
 		panic(err)
+	}
+}
+
+// checkToken is the least that a service with tokens does: it verifies that of each
+// call, which for one that came before is a look-up.
+func checkToken(verifier *auth.Verifier) grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+		token, err := auth.BearerToken(metadata.ValueFromIncomingContext(ctx, "authorization"))
+		if err != nil {
+			return nil, status.Error(codes.Unauthenticated, err.Error())
+		}
+		caller, err := verifier.Verify(ctx, token)
+		if err != nil {
+			return nil, status.Error(codes.Unauthenticated, err.Error())
+		}
+		return next(auth.ContextWithPrincipal(ctx, caller), req)
 	}
 }
 
@@ -147,8 +193,35 @@ func startEchoTCP(b *testing.B) (address string) {
 	return serveEchoOn(b, "tcp")
 }
 
+// startTokenEcho is startEchoTCP with a check of the tokens of o's issuer. It
+// returns a client that is let in with this token.
+func startTokenEcho(b *testing.B, o auth.Options, token string) tagstorev1.ConfigServiceClient {
+	b.Helper()
+	client := tagstorev1.NewConfigServiceClient(dial(b, serveEchoOn(b, "tcp", o.Issuer, o.ClientIDs[0], o.JWKSURL)))
+	ctx, cancel := context.WithTimeout(b.Context(), 30*time.Second)
+	defer cancel()
+	request := &tagstorev1.GetRequest{Key: keyName(0)}
+	if _, err := client.Get(ctx, request); status.Code(err) != codes.Unauthenticated {
+		b.Fatalf("a call without a token: %v", err)
+	}
+	for { // until it has the issuer's keys
+		_, err := client.Get(bearer(ctx, token), request)
+		if err == nil {
+			return client
+		}
+		if ctx.Err() != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// bearer has a call of plain gRPC carry a token.
+func bearer(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}
+
 // serveEchoOn runs the baseline in a process of its own and returns its address.
-func serveEchoOn(b *testing.B, network string) (target string) {
+func serveEchoOn(b *testing.B, network string, args ...string) (target string) {
 	b.Helper()
 	address := "127.0.0.1:0"
 	if network == "unix" {
@@ -174,7 +247,7 @@ func serveEchoOn(b *testing.B, network string) (target string) {
 		b.Fatal(err)
 	}
 	defer file.Close()
-	cmd := exec.CommandContext(context.Background(), os.Args[0], echoRole) // outlives b.Context, which ends before the cleanup
+	cmd := exec.CommandContext(context.Background(), os.Args[0], append([]string{echoRole}, args...)...) // outlives b.Context, which ends before the cleanup
 	cmd.ExtraFiles = []*os.File{file}
 	stdin, err := cmd.StdinPipe()
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/dgraph-io/ristretto/v2"
 	"go.opentelemetry.io/otel/metric/noop"
 
+	"github.com/tagstore/tagstore/bench/spread"
 	"github.com/tagstore/tagstore/core/cache"
 	"github.com/tagstore/tagstore/core/config"
 	"github.com/tagstore/tagstore/core/driver"
@@ -48,15 +49,21 @@ const (
 // all of them. With more entries than hitFew, "x-fewest" is how many times it
 // takes what a hit among hitFew does, and "baseline-x-fewest" the same of
 // Ristretto: what the processor's caches can not hold slows both.
-func BenchmarkHit(b *testing.B) {
-	few := newHits(b, hitFew)
+func BenchmarkHit(b *testing.B) { hit(b, cache.NewRistretto, hitFew, 10_000, 100_000, hitMost) }
+
+// BenchmarkHitClock: the same from the other table that the service may have.
+func BenchmarkHitClock(b *testing.B) { hit(b, cache.NewClock, hitFew, hitMost) }
+
+func hit(b *testing.B, table table, entries ...int) {
+	b.Helper()
+	few := newHits(b, hitFew, table)
 	b.Run("read", func(b *testing.B) { few.report(b, takeTurns(b, 1, few.read, few.bare)) })
 	b.Run("second-layer", func(b *testing.B) { few.report(b, takeTurns(b, 1, few.second, few.bare)) })
-	for n := hitFew; n <= hitMost; n *= 10 {
+	for _, n := range entries {
 		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) {
 			h := few
 			if n > hitFew {
-				h = newHits(b, n)
+				h = newHits(b, n, table)
 			}
 			beside := []loop{h.bare}
 			if n > hitFew {
@@ -87,13 +94,13 @@ type hits struct {
 	plain   *ristretto.Cache[string, []byte]
 }
 
-func newHits(b *testing.B, n int) *hits {
+func newHits(b *testing.B, n int, holds table) *hits {
 	b.Helper()
 	h := &hits{keys: make([]config.Key, n), scope: corestore.Scope{Tenant: storeID(b, "service", "").Tenant, Service: storeID(b, "service", "").Service}}
 	for i := range h.keys {
 		h.keys[i] = hitKey(i)
 	}
-	c, err := newCache()
+	c, err := newCache(holds)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -199,9 +206,10 @@ func (h *hits) report(b *testing.B, perCall [][]float64) {
 	b.ReportMetric(ratio(perCall[0], perCall[1]), "ratio")
 	if len(perCall) == 4 {
 		b.ReportMetric(ratio(perCall[0], perCall[2]), "x-fewest")
+		b.ReportMetric(spread.Median(perCall[2]), "fewest-ns/op")
 		b.ReportMetric(ratio(perCall[1], perCall[3]), "baseline-x-fewest")
 	}
-	b.ReportMetric(median(perCall[1]), "baseline-ns/op")
+	b.ReportMetric(spread.Median(perCall[1]), "baseline-ns/op")
 }
 
 // absentService is the service in whose layer made has nothing.
@@ -247,9 +255,12 @@ func hitKey(i int) config.Key {
 
 func hitText() []byte { return bytes.Repeat([]byte("x"), hitValue) }
 
-func newCache() (*cache.Cache, error) {
+// table makes what a cache holds its records in.
+type table = func(maxCost int64) (cache.Table, error)
+
+func newCache(holds table) (*cache.Cache, error) {
 	return cache.New(cache.Options{
-		Logger: slog.New(slog.DiscardHandler), MeterProvider: noop.NewMeterProvider(), MaxBytes: hitBytes, TenantShare: 1,
+		Logger: slog.New(slog.DiscardHandler), MeterProvider: noop.NewMeterProvider(), MaxBytes: hitBytes, TenantShare: 1, Table: holds,
 	})
 }
 
@@ -312,9 +323,17 @@ func has(plain *ristretto.Cache[string, []byte], key string) bool {
 // is measured with GOGC=100, after a collection whose freed pages the system
 // took back: "x-payload" is the resident set of the whole process, and
 // "heap-x-payload" the live heap, over the payload.
-func BenchmarkResident(b *testing.B) {
-	ours, bare := resident(b, "cache"), resident(b, "ristretto") // once, whatever b.N is
-	b.ReportMetric(0, "ns/op")                                   // which means nothing here
+func BenchmarkResident(b *testing.B) { residentOf(b, "cache") }
+
+// BenchmarkResidentClock: the same in the other table that the service may have.
+func BenchmarkResidentClock(b *testing.B) { residentOf(b, "clock") }
+
+func residentOf(b *testing.B, what string) {
+	b.Helper()
+	ours, bare := resident(b, what), resident(b, "ristretto") // once, whatever b.N is
+	b.ReportMetric(0, "ns/op")                                // which means nothing here
+	b.ReportMetric(ours.RSS/1e6, "resident-MB")
+	b.ReportMetric(ours.Payload/1e6, "payload-MB")
 	b.ReportMetric(ours.RSS/ours.Payload, "x-payload")
 	b.ReportMetric(ours.Heap/ours.Payload, "heap-x-payload")
 	b.ReportMetric(bare.RSS/bare.Payload, "baseline-x-payload")
@@ -357,8 +376,12 @@ func hold(what string, out io.Writer) error {
 	payload := float64(hitMost * (hitValue + len(hitKey(0).String())))
 	var held any
 	switch what {
-	case "cache":
-		c, err := newCache()
+	case "cache", "clock":
+		holds := cache.NewRistretto
+		if what == "clock" {
+			holds = cache.NewClock
+		}
+		c, err := newCache(holds)
 		if err != nil {
 			return err
 		}
@@ -413,16 +436,22 @@ func hold(what string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(footprint{Payload: payload, Heap: float64(heap.HeapAlloc), RSS: rss})
 }
 
-// residentSet is VmRSS of proc(5), in bytes.
-func residentSet() (float64, error) {
-	f, err := os.Open("/proc/self/status")
+// residentSet is what this process takes, in bytes.
+func residentSet() (float64, error) { return residentSetOf(os.Getpid()) }
+
+// residentSetOf is what a process takes, in bytes.
+func residentSetOf(pid int) (float64, error) { return memoryOf(pid, "VmRSS:") }
+
+// memoryOf is a line of the status of proc(5), in bytes.
+func memoryOf(pid int, line string) (float64, error) {
+	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		if rest, ok := strings.CutPrefix(lines.Text(), "VmRSS:"); ok {
+		if rest, ok := strings.CutPrefix(lines.Text(), line); ok {
 			kib, err := strconv.ParseFloat(strings.TrimSpace(strings.TrimSuffix(rest, "kB")), 64)
 			return kib * 1024, err
 		}

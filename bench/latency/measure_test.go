@@ -10,39 +10,55 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tagstore/tagstore/bench/spread"
 )
 
-// rounds is how often subject and baseline take turns in one benchmark.
-const rounds = 15
+// rounds is how often subject and baseline take turns in one benchmark, where
+// that many calls fit into its time, and leastRounds how often where not: a ratio
+// of one pair of calls says next to nothing.
+const (
+	rounds      = 15
+	leastRounds = 5
+)
 
 // op is one call of what is measured.
 type op func(ctx context.Context) error
 
 // compare runs subject and baseline in turns at this many callers until subject
-// has run b.N times. It reports, beside the standard ns/op of the subject:
-// ratio (time per call, subject over baseline, median of rounds), the
-// baseline's ns/op, and the subject's 50th and 99th percentile.
-func compare(b *testing.B, callers int, subject, baseline op) {
+// has run b.N times, and for leastRounds. It reports, beside the standard ns/op
+// of the subject: ratio (time per call, subject over baseline, median of
+// rounds), the baseline's ns/op, the percentiles of the subject, and its 50th
+// over that of the baseline. It returns the first two.
+func compare(b *testing.B, callers int, subject, baseline op) (perCall, baselineNs float64) {
 	b.Helper()
 	b.ReportAllocs()
 	chunk := max(callers, (b.N+rounds-1)/rounds)
-	samples := newSamples(b.N + chunk)
+	most := max(b.N, leastRounds*chunk) + chunk
+	samples, beside := newSamples(most), newSamples(most)
 	var ratios, baselines []float64
 	run(b, callers, min(chunk, 20*callers), baseline, nil) // connections open, caches warm
 	run(b, callers, min(chunk, 20*callers), subject, nil)
 	b.ResetTimer()
 	b.StopTimer()
-	for done := 0; done < b.N; done += chunk {
-		base := run(b, callers, chunk, baseline, nil)
-		b.StartTimer()
+	for done := 0; done < b.N || len(ratios) < leastRounds; done += chunk {
+		base := run(b, callers, chunk, baseline, beside)
+		if done < b.N {
+			b.StartTimer()
+		}
 		mine := run(b, callers, chunk, subject, samples)
 		b.StopTimer()
 		ratios = append(ratios, float64(mine)/float64(base))
 		baselines = append(baselines, float64(base.Nanoseconds())/float64(chunk))
 	}
-	b.ReportMetric(median(ratios), "ratio")
-	b.ReportMetric(median(baselines), "baseline-ns/op")
+	perCall, baselineNs = spread.Median(ratios), spread.Median(baselines)
+	b.ReportMetric(perCall, "ratio")
+	b.ReportMetric(baselineNs, "baseline-ns/op")
 	samples.report(b)
+	p50, baseline50 := samples.percentile(500), beside.percentile(500)
+	b.ReportMetric(float64(baseline50.Nanoseconds()), "baseline-p50-ns")
+	b.ReportMetric(float64(p50)/float64(baseline50), "p50-ratio")
+	return perCall, baselineNs
 }
 
 // speedup runs the same work at one caller and at many, in turns, and reports
@@ -50,7 +66,7 @@ func compare(b *testing.B, callers int, subject, baseline op) {
 func speedup(b *testing.B, callers int, subject op) {
 	b.Helper()
 	chunk := max(callers, (b.N+rounds-1)/rounds)
-	var factors []float64
+	var factors, ones []float64
 	run(b, callers, callers, subject, nil)
 	b.ResetTimer()
 	b.StopTimer()
@@ -61,8 +77,10 @@ func speedup(b *testing.B, callers int, subject op) {
 		many := float64(run(b, callers, chunk, subject, nil)) / float64(chunk)
 		b.StopTimer()
 		factors = append(factors, one/many)
+		ones = append(ones, one)
 	}
-	b.ReportMetric(median(factors), "x-one-caller")
+	b.ReportMetric(spread.Median(ones), "baseline-ns/op")
+	b.ReportMetric(spread.Median(factors), "x-one-caller")
 }
 
 // loop is n calls of something that is over before a clock could be read. Of
@@ -122,7 +140,7 @@ func ratio(subject, baseline []float64) float64 {
 	for i := range subject {
 		ratios[i] = subject[i] / baseline[i]
 	}
-	return median(ratios)
+	return spread.Median(ratios)
 }
 
 // run makes n calls from this many goroutines and returns the time for all.
@@ -173,23 +191,18 @@ func (s *samples) add(d time.Duration) {
 
 func (s *samples) report(b *testing.B) {
 	b.Helper()
-	p50, p99 := s.percentiles()
-	b.ReportMetric(float64(p50.Nanoseconds()), "p50-ns")
-	b.ReportMetric(float64(p99.Nanoseconds()), "p99-ns")
+	for _, p := range []struct {
+		perMille int
+		unit     string
+	}{{500, "p50-ns"}, {990, "p99-ns"}, {999, "p99.9-ns"}} {
+		b.ReportMetric(float64(s.percentile(p.perMille).Nanoseconds()), p.unit)
+	}
 }
 
-// percentiles returns the 50th and the 99th.
-func (s *samples) percentiles() (p50, p99 time.Duration) {
+// percentile is the latency that this many of 1,000 do not exceed. Of fewer
+// than 1,000 calls the 999th is the slowest.
+func (s *samples) percentile(perMille int) time.Duration {
 	got := s.all[:min(s.next.Load(), int64(len(s.all)))]
 	slices.Sort(got)
-	return got[len(got)/2], got[min(len(got)-1, len(got)*99/100)]
-}
-
-func median(xs []float64) float64 {
-	slices.Sort(xs)
-	mid := len(xs) / 2
-	if len(xs)%2 == 0 {
-		return (xs[mid-1] + xs[mid]) / 2
-	}
-	return xs[mid]
+	return got[min(len(got)-1, len(got)*perMille/1000)]
 }

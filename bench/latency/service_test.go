@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +15,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/metadata"
 
 	"github.com/tagstore/tagstore/bench/stack"
 	"github.com/tagstore/tagstore/core/auth"
@@ -67,9 +67,9 @@ func onFiles(b *testing.B, site *stack.Site, name string) (string, driver.Backen
 	return cachedRoute(site.Plugin(b, self), filesRole, dir), store
 }
 
-func newClient(b *testing.B, address string) *client.Client {
+func newClient(b *testing.B, address string, opts ...client.Option) *client.Client {
 	b.Helper()
-	c, err := client.New(address)
+	c, err := client.New(address, opts...)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -89,7 +89,9 @@ func benchKey(b *testing.B, i int) config.ID {
 // BenchmarkCachedGet: an authenticated Get of a value of 1 KiB that the service
 // has in memory, over gRPC, beside plain gRPC that answers the same payload from
 // another process. "client" calls as users do, "stub" as plain gRPC does, with
-// the token in the call's metadata: the difference is core/client's.
+// the token in the call's metadata: the difference is core/client's. "tokens" is
+// "stub" beside an echo that verifies the token of each call, and TokenEcho what
+// that takes.
 func BenchmarkCachedGet(b *testing.B) {
 	site := stack.NewSite(b)
 	replica := site.Start(b, "replica", onLocal(b, site, "replica"))
@@ -110,25 +112,130 @@ func BenchmarkCachedGet(b *testing.B) {
 			return errors.Join(err, is(err != nil || a.Freshness.Source == config.SourceCache, "the value is not in memory"))
 		},
 		"stub": func(ctx context.Context) error {
-			a, err := stub.Get(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token), request)
+			a, err := stub.Get(bearer(ctx, token), request)
 			return errors.Join(err, is(err != nil || a.GetFreshness().GetSource() == tagstorev1.Source_SOURCE_CACHE, "the value is not in memory"))
 		},
 	}
+	verified := startTokenEcho(b, site.Verifier(), token)
 	for _, callers := range []int{1, 64} {
 		for _, by := range []string{"client", "stub"} {
 			b.Run(fmt.Sprintf("%s/callers=%d", by, callers), func(b *testing.B) { compare(b, callers, calls[by], bare) })
 		}
+		b.Run(fmt.Sprintf("tokens/callers=%d", callers), func(b *testing.B) {
+			compare(b, callers, calls["stub"], func(ctx context.Context) error {
+				_, err := verified.Get(bearer(ctx, token), request)
+				return err
+			})
+		})
 	}
 }
 
-const (
-	watchers = 1000
-	// watchConns is how many connections they share: one carries up to 200.
-	watchConns = 8
-)
+// BenchmarkTokenEcho: plain gRPC that verifies the token of each call, which it
+// remembers, beside the same without tokens.
+func BenchmarkTokenEcho(b *testing.B) {
+	site := stack.NewSite(b)
+	token := site.Token(b, tenant, auth.RoleReader)
+	echo, verified := dialEcho(b, startEchoTCP(b)), startTokenEcho(b, site.Verifier(), token)
+	request := &tagstorev1.GetRequest{Key: keyName(0)}
+	for _, callers := range []int{1, 64} {
+		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
+			compare(b, callers, func(ctx context.Context) error {
+				_, err := verified.Get(bearer(ctx, token), request)
+				return err
+			}, func(ctx context.Context) error { _, err := echo.Get(ctx, request); return err })
+		})
+	}
+}
 
-// BenchmarkWatch: from the call of a Put until each of 1,000 watchers of its
-// prefix has the value, through one replica, beside plain gRPC that sends the
+// BenchmarkStreamedGet: the same value over a stream that stays open
+// (client.WithStreams), beside a Get of its own of the same service by plain gRPC,
+// which is the faster of the two that CachedGet has. "echo" is beside the bare
+// echo, and "client" beside a Get of its own by core/client.
+func BenchmarkStreamedGet(b *testing.B) {
+	site := stack.NewSite(b)
+	replica := site.Start(b, "replica", onLocal(b, site, "replica"))
+	id := benchKey(b, 0)
+	plain, streamed := newClient(b, replica.Address), newClient(b, replica.Address, client.WithStreams())
+	editor := client.ContextWithToken(b.Context(), site.Token(b, tenant, auth.RoleEditor))
+	if _, err := plain.Put(editor, client.PutRequest{Key: id.Key, Value: value(0)}); err != nil {
+		b.Fatal(err)
+	}
+	token := site.Token(b, tenant, auth.RoleReader)
+	by := func(c *client.Client) op {
+		return func(ctx context.Context) error {
+			a, err := c.Get(client.ContextWithToken(ctx, token), id.Key, config.Service{})
+			return errors.Join(err, is(err != nil || a.Freshness.Source == config.SourceCache, "the value is not in memory"))
+		}
+	}
+	stub := tagstorev1.NewConfigServiceClient(dial(b, replica.Address))
+	echo := dialEcho(b, startEchoTCP(b))
+	request := &tagstorev1.GetRequest{Key: id.Key.String()}
+	for _, callers := range []int{1, 64} {
+		for _, beside := range []struct {
+			name string
+			call op
+		}{
+			{"", func(ctx context.Context) error {
+				_, err := stub.Get(bearer(ctx, token), request)
+				return err
+			}},
+			{"client/", by(plain)},
+			{"echo/", func(ctx context.Context) error { _, err := echo.Get(ctx, request); return err }},
+		} {
+			b.Run(fmt.Sprintf("%scallers=%d", beside.name, callers), func(b *testing.B) { compare(b, callers, by(streamed), beside.call) })
+		}
+	}
+}
+
+// BenchmarkBatchPerKey: a BatchGet of 64 values that the service has in memory,
+// beside a Get of one of them from the same service. "x-cheaper" is how many
+// times less a key costs.
+func BenchmarkBatchPerKey(b *testing.B) {
+	site := stack.NewSite(b)
+	replica := site.Start(b, "replica", onLocal(b, site, "replica"))
+	c := newClient(b, replica.Address)
+	editor := client.ContextWithToken(b.Context(), site.Token(b, tenant, auth.RoleEditor))
+	keys := make([]string, batch)
+	for i := range keys {
+		id := benchKey(b, i)
+		if _, err := c.Put(editor, client.PutRequest{Key: id.Key, Value: value(i)}); err != nil {
+			b.Fatal(err)
+		}
+		keys[i] = id.Key.String()
+	}
+	token := site.Token(b, tenant, auth.RoleReader)
+	stub := tagstorev1.NewConfigServiceClient(dial(b, replica.Address))
+	authorized := func(ctx context.Context) context.Context { return bearer(ctx, token) }
+	b.Run(fmt.Sprintf("keys=%d", batch), func(b *testing.B) {
+		perCall, single := compare(b, 1, func(ctx context.Context) error {
+			a, err := stub.BatchGet(authorized(ctx), &tagstorev1.BatchGetRequest{Keys: keys})
+			if err != nil {
+				return err
+			}
+			for _, r := range a.GetResults() {
+				if len(r.GetEntry().GetValue()) != valueSize {
+					return errors.New("a value is missing")
+				}
+			}
+			return is(len(a.GetResults()) == batch, "results are missing")
+		}, func(ctx context.Context) error {
+			_, err := stub.Get(authorized(ctx), &tagstorev1.GetRequest{Key: keys[0]})
+			return err
+		})
+		b.ReportMetric(perCall*single/batch, "per-key-ns")
+		b.ReportMetric(batch/perCall, "x-cheaper")
+	})
+}
+
+// crowds are how many watchers BenchmarkWatch has.
+var crowds = []int{1, 100, 1000}
+
+// watchConns is how many connections this many watchers share, of which one
+// carries up to 200.
+func watchConns(watchers int) int { return max(8, (watchers+199)/200) }
+
+// BenchmarkWatch: from the call of a Put until each of up to 1,000 watchers of
+// its prefix has the value, through one replica, beside plain gRPC that sends the
 // same to as many streams. The percentiles are those of single watchers, the
 // time of an operation is that until the last one has it. "local" is a store
 // that is watched itself, "view" one that can not be.
@@ -138,34 +245,45 @@ func BenchmarkWatch(b *testing.B) {
 	onView, _ := onFiles(b, site, "files")
 	for _, store := range []struct{ name, manifest string }{{"local", onLocal(b, site, "watched")}, {"view", onView}} {
 		b.Run(store.name, func(b *testing.B) {
-			replica := site.Start(b, store.name, store.manifest, fmt.Sprintf("TAGSTORE_WATCHES_PER_TENANT=%d", 2*watchers))
-			subject, baseline := watchReplica(b, site, replica), watchEcho(b, echo)
-			b.Run("watchers=1000", func(b *testing.B) {
-				subject.got, baseline.got = newSamples(2*watchers*(b.N+100)), newSamples(2*watchers*(b.N+100))
-				compare(b, 1, subject.change, baseline.change)
-				_, p99 := baseline.got.percentiles()
-				b.ReportMetric(float64(p99.Nanoseconds()), "baseline-p99-ns")
-				subject.got.report(b) // in place of those of whole operations
-			})
+			replica := site.Start(b, store.name, store.manifest, fmt.Sprintf("TAGSTORE_WATCHES_PER_TENANT=%d", 2*slices.Max(crowds)))
+			for _, watchers := range crowds {
+				b.Run(fmt.Sprintf("watchers=%d", watchers), func(b *testing.B) {
+					watchMany(b, site, replica, echo, watchers)
+				})
+			}
 		})
 	}
 }
 
+// watchMany measures changes that so many watchers are told of.
+func watchMany(b *testing.B, site *stack.Site, replica *stack.Replica, echo string, watchers int) {
+	b.Helper()
+	subject, baseline := watchReplica(b, site, replica, watchers), watchEcho(b, echo, watchers)
+	subject.got, baseline.got = newSamples(2*watchers*(b.N+100)), newSamples(2*watchers*(b.N+100))
+	compare(b, 1, subject.change, baseline.change)
+	subject.got.report(b) // in place of those of whole operations
+	p50, baseline50 := subject.got.percentile(500), baseline.got.percentile(500)
+	b.ReportMetric(float64(baseline50.Nanoseconds()), "baseline-p50-ns")
+	b.ReportMetric(float64(baseline.got.percentile(990).Nanoseconds()), "baseline-p99-ns")
+	b.ReportMetric(float64(p50)/float64(baseline50), "p50-ratio")
+}
+
 // crowd is many watchers of one key, and who changes it.
 type crowd struct {
-	put  func(ctx context.Context) error
-	got  *samples
-	mu   sync.Mutex
-	left int           // watchers that do not have the change yet
-	all  chan struct{} // closed when none is left
-	at   time.Time     // of the change
+	watchers int
+	put      func(ctx context.Context) error
+	got      *samples
+	mu       sync.Mutex
+	left     int           // watchers that do not have the change yet
+	all      chan struct{} // closed when none is left
+	at       time.Time     // of the change
 }
 
 // change returns when every watcher has a new change.
 func (c *crowd) change(ctx context.Context) error {
 	all := make(chan struct{})
 	c.mu.Lock()
-	c.left, c.all, c.at = watchers, all, time.Now()
+	c.left, c.all, c.at = c.watchers, all, time.Now()
 	c.mu.Unlock()
 	if err := c.put(ctx); err != nil {
 		return err
@@ -198,7 +316,7 @@ func (c *crowd) told() error {
 
 // gather starts the watchers, and returns when all have the state of before.
 // They end with the benchmark.
-func gather(b *testing.B, watch func(ctx context.Context, n int, synced func()) error) {
+func gather(b *testing.B, watchers int, watch func(ctx context.Context, n int, synced func()) error) {
 	b.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var work, present sync.WaitGroup
@@ -235,24 +353,24 @@ func gather(b *testing.B, watch func(ctx context.Context, n int, synced func()) 
 
 // watchReplica is a crowd at a replica, with the client that users have. Every
 // watcher holds what it is told to the version of the Put.
-func watchReplica(b *testing.B, site *stack.Site, replica *stack.Replica) *crowd {
+func watchReplica(b *testing.B, site *stack.Site, replica *stack.Replica, watchers int) *crowd {
 	b.Helper()
 	id := benchKey(b, 0)
-	clients := make([]*client.Client, watchConns)
+	clients := make([]*client.Client, watchConns(watchers))
 	for i := range clients {
 		clients[i] = newClient(b, replica.Address)
 	}
 	reader, editor := site.Token(b, tenant, auth.RoleReader), site.Token(b, tenant, auth.RoleEditor)
-	c := &crowd{put: func(ctx context.Context) error {
+	c := &crowd{watchers: watchers, put: func(ctx context.Context) error {
 		_, err := clients[0].Put(client.ContextWithToken(ctx, editor), client.PutRequest{Key: id.Key, Value: value(0)})
 		return err
 	}}
 	if err := c.put(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	gather(b, func(ctx context.Context, n int, synced func()) error {
+	gather(b, watchers, func(ctx context.Context, n int, synced func()) error {
 		version := uint64(0)
-		return clients[n%watchConns].Watch(client.ContextWithToken(ctx, reader), client.WatchRequest{KeyPrefix: id.Key.String()}, func(e client.Event) error {
+		return clients[n%len(clients)].Watch(client.ContextWithToken(ctx, reader), client.WatchRequest{KeyPrefix: id.Key.String()}, func(e client.Event) error {
 			switch {
 			case e.Kind == client.EventSync:
 				synced()
@@ -274,19 +392,19 @@ func watchReplica(b *testing.B, site *stack.Site, replica *stack.Replica) *crowd
 }
 
 // watchEcho is a crowd at plain gRPC.
-func watchEcho(b *testing.B, address string) *crowd {
+func watchEcho(b *testing.B, address string, watchers int) *crowd {
 	b.Helper()
-	conns := make([]*grpc.ClientConn, watchConns)
+	conns := make([]*grpc.ClientConn, watchConns(watchers))
 	for i := range conns {
 		conns[i] = dial(b, address)
 	}
 	request := &tagstorev1.PutRequest{Key: keyName(0), Value: value(0)}
-	c := &crowd{put: func(ctx context.Context) error {
+	c := &crowd{watchers: watchers, put: func(ctx context.Context) error {
 		_, err := tagstorev1.NewConfigServiceClient(conns[0]).Put(ctx, request)
 		return err
 	}}
-	gather(b, func(ctx context.Context, n int, synced func()) error {
-		stream, err := tagstorev1.NewConfigServiceClient(conns[n%watchConns]).Watch(ctx, &tagstorev1.WatchRequest{})
+	gather(b, watchers, func(ctx context.Context, n int, synced func()) error {
+		stream, err := tagstorev1.NewConfigServiceClient(conns[n%len(conns)]).Watch(ctx, &tagstorev1.WatchRequest{})
 		if err != nil {
 			return err
 		}

@@ -74,15 +74,21 @@ func NewSite(t testing.TB) *Site {
 // lies elsewhere, and returns what it is called there.
 func (s *Site) Plugin(t testing.TB, path string) string {
 	t.Helper()
+	return place(t, path, s.Dir)
+}
+
+// place puts an executable into a folder and returns what it is called there.
+func place(t testing.TB, path, dir string) string {
+	t.Helper()
 	name := filepath.Base(path)
-	if err := os.Link(path, filepath.Join(s.Dir, name)); err == nil || errors.Is(err, os.ErrExist) {
+	if err := os.Link(path, filepath.Join(dir, name)); err == nil || errors.Is(err, os.ErrExist) {
 		return name
 	}
 	text, err := os.ReadFile(path) // another file system
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(s.Dir, name), text, 0o700); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(filepath.Join(dir, name), text, 0o700); err != nil { //nolint:gosec // it is to be run
 		t.Fatal(err)
 	}
 	return name
@@ -96,6 +102,11 @@ func (s *Site) LocalPlugin(t testing.TB) string {
 
 // tokenLife is longer than any run.
 const tokenLife = 24 * time.Hour
+
+// Verifier is what the service verifies the tokens of this site with.
+func (s *Site) Verifier() auth.Options {
+	return auth.Options{Issuer: s.issuer.Issuer(), ClientIDs: []string{clientID}, JWKSURL: s.issuer.JWKSURL()}
+}
 
 // Token returns a token of a person with this role.
 func (s *Site) Token(t testing.TB, tenant string, role auth.Role) string {
@@ -141,7 +152,7 @@ func (s *Site) Start(t testing.TB, name, manifest string, settings ...string) *R
 	r.cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "TAGSTORE_MANIFEST=" + path, "TAGSTORE_DEV=true", "TAGSTORE_LISTEN=127.0.0.1:0", "TAGSTORE_MANAGEMENT_LISTEN=127.0.0.1:0",
 		"TAGSTORE_JWT_ISSUER=" + s.issuer.Issuer(), "TAGSTORE_JWT_CLIENT_IDS=" + clientID, "TAGSTORE_JWKS_URL=" + s.issuer.JWKSURL(),
-		"TAGSTORE_DRAIN_DELAY=0s", "TAGSTORE_LOG_LEVEL=WARN",
+		"TAGSTORE_DRAIN_DELAY=0s", "TAGSTORE_LOG_LEVEL=WARN", "TAGSTORE_PLUGIN_MAX_FAILURES=0",
 	}, settings...)
 	r.cmd.Stdout, r.cmd.Stderr = r.output, r.output
 	r.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -179,6 +190,9 @@ func (r *Replica) ready() bool {
 		}
 	}
 }
+
+// PID is that of the process.
+func (r *Replica) PID() int { return r.cmd.Process.Pid }
 
 // Freeze stops the process, as SIGSTOP does, until Thaw: its connections stand,
 // and nothing answers.

@@ -36,9 +36,10 @@ type Info struct {
 	Issuer         string   `json:"issuer"`
 	JWKSURL        string   `json:"jwks_url"`
 	Manifest       string   `json:"manifest"`
-	// Tokens holds, by tenant, the tokens by role; Refresher stands beside.
+	// Tokens holds, by tenant, the tokens by role; the machines' stand beside.
 	Tokens    map[string]map[string]string `json:"-"`
 	Refresher string                       `json:"-"`
+	Operator  string                       `json:"-"`
 }
 
 // Stack is one running system.
@@ -98,7 +99,7 @@ func (s *Stack) Boot(t testing.TB) {
 	}
 	s.output = &output{}
 	cmd := exec.CommandContext(context.Background(), filepath.Join(s.bin, "tagctl"), "dev")
-	cmd.Env = append(os.Environ(), "TAGSTORE_DEV_DIR="+s.Dir)
+	cmd.Env = append(os.Environ(), "TAGSTORE_DEV_DIR="+s.Dir, "TAGSTORE_PLUGIN_MAX_FAILURES=0")
 	cmd.Stdout, cmd.Stderr = s.output, s.output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	began := time.Now()
@@ -215,6 +216,29 @@ func processes(dir string) ([]int, error) {
 	return pids, nil
 }
 
+// Plugin puts a built plugin beside the others that a manifest of the system's
+// folder can name, as ./plugins/NAME.
+func (s *Stack) Plugin(t testing.TB, name string) {
+	t.Helper()
+	place(t, s.Bin(filepath.Join("plugins", name)), filepath.Join(s.Dir, "plugins"))
+}
+
+// Processes returns the names of the system's processes by their number.
+func (s *Stack) Processes(t testing.TB) map[int]string {
+	t.Helper()
+	pids, err := processes(s.Dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[int]string{}
+	for _, pid := range pids {
+		if exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil {
+			names[pid] = filepath.Base(exe)
+		}
+	}
+	return names
+}
+
 func belongs(proc, dir string) bool {
 	stat, err := os.ReadFile(filepath.Join(proc, "stat"))
 	if err != nil || bytes.Contains(stat, []byte(") Z ")) {
@@ -288,9 +312,12 @@ func (s *Stack) readInfo() error {
 	info := raw.Info
 	info.Tokens = map[string]map[string]string{}
 	for name, value := range raw.Tokens {
-		if name == "refresher" {
+		switch name {
+		case "refresher":
 			err = json.Unmarshal(value, &info.Refresher)
-		} else {
+		case "operator":
+			err = json.Unmarshal(value, &info.Operator)
+		default:
 			roles := map[string]string{}
 			err = json.Unmarshal(value, &roles)
 			info.Tokens[name] = roles

@@ -36,6 +36,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	seconds := flags.Int("seconds", 60, "how long each run of the service lasts, and at most each of a naive cache")
 	seed := flags.Uint64("seed", 0, "replays a run; 0 takes one at random")
 	replicas := flags.String("replicas", "1,3", "how many replicas, several numbers with commas between them")
+	only := flags.String("only", "", "run only the systems whose name contains this, such as caches")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -53,7 +54,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	var results []check.Result
 	var failed error
 	wrong := 0
-	for result, err := range check.All(ctx, counts, *seed, time.Duration(*seconds)*time.Second) {
+	for result, err := range check.All(ctx, counts, *seed, time.Duration(*seconds)*time.Second, *only) {
 		if err != nil {
 			failed = err
 			break
@@ -71,6 +72,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	}
 	if failed != nil {
 		return failed
+	}
+	if len(results) == 0 {
+		return fmt.Errorf("there is no system whose name contains %q", *only)
 	}
 	if wrong > 0 {
 		return fmt.Errorf("%d of %d runs came out wrong; replay them with -seed %d", wrong, len(results), *seed)

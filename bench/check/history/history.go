@@ -98,6 +98,7 @@ type Op struct {
 	Call, Return int64 // nanoseconds since the recording began
 	Version      uint64
 	MinVersion   uint64 // that a Get asked for; 0 is none
+	Lag          int64  // nanoseconds that a Get's answer says it may be behind its replica
 	ID           int32  // index into History.IDs
 	Session      int32
 	Replica      int8 // that was asked; External ops have -1
@@ -179,6 +180,12 @@ type History struct {
 	MaxStaleness time.Duration
 	// Settling is how long behind a window its effects may last.
 	Settling time.Duration
+	// Local says that each replica is asked through one client, which answers
+	// from a cache of its own. An answer with a lag may be older than what the
+	// replica had acknowledged by that and by Transit, which is what a message
+	// takes at most from the replica into the client.
+	Local   bool
+	Transit time.Duration
 	// Patience is how long a replica waits for its store before it answers with
 	// what it has: a marked answer that took as long is excused by that. 0: none
 	// is.

@@ -17,6 +17,11 @@
 //     ends its present state, or the run, without something acknowledged.
 //   - C6: an answer is marked stale or degraded while nothing was broken, and
 //     nobody had to wait for it.
+//   - Local lag, local monotonic, local writes: of a client that answers from a
+//     cache of its own, an answer is older than what its replica had acknowledged
+//     by more than the lag that it tells and what a message takes to the client
+//     (this stands in for C1, as it does for P2); or a fresh one is older than a
+//     fresh one that the client gave before, or than a write made through it.
 //   - P2: an answer that is not marked stale is older than a write, announced
 //     or not, that lies further back than the route's staleness.
 //
@@ -51,6 +56,10 @@ const (
 	C5       Rule = "C5"
 	C6       Rule = "C6"
 	P2       Rule = "P2"
+	// What a client with a cache of its own promises beside.
+	LocalLag       Rule = "local lag"
+	LocalMonotonic Rule = "local monotonic"
+	LocalWrites    Rule = "local writes"
 	// Disagreement: C1 and porcupine do not say the same.
 	Disagreement Rule = "disagreement"
 )
@@ -62,6 +71,7 @@ const shown = 3
 type Verdict struct {
 	Gets, Puts, Refreshes, Events int
 	Marked                        int // Gets that were marked stale or degraded
+	Local                         int // Gets that were answered with a lag
 	Told                          int // Puts that more than one replica had at their answer
 	Breaches                      map[Rule]int
 	Examples                      []string // a few of each rule
@@ -182,12 +192,16 @@ func (j *judge) op(op *history.Op) {
 
 func (j *judge) get(op *history.Op, l *lines) {
 	version := l.shown(op)
+	if op.Lag > 0 {
+		j.v.Local++
+	}
 	if op.Canary.Bad() {
 		j.breach(C3, "%s, but the value is %v", j.say(op), op.Canary)
 	}
 	if began := l.began.before(op.Return); op.Version > began {
 		j.breach(C1Future, "%s, but %d is the newest that anybody had begun to write", j.say(op), began)
 	}
+	j.local(op, l, version)
 	if version < op.MinVersion {
 		j.breach(C2, "%s, but at least version %d was asked for", j.say(op), op.MinVersion)
 	}
@@ -206,17 +220,40 @@ func (j *judge) get(op *history.Op, l *lines) {
 	if op.Mark == history.Stale {
 		return
 	}
-	if floor := l.floors[op.Replica].before(op.Call); version < floor {
+	if floor := l.floors[op.Replica].before(j.asOf(op)); op.Lag > 0 && version < floor {
+		j.breach(LocalLag, "%s with a lag of %v, but the replica had acknowledged version %d long before", j.say(op), time.Duration(op.Lag), floor)
+	} else if version < floor {
 		j.breach(C1, "%s, but it had acknowledged version %d before", j.say(op), floor)
 		if j.v.Breaches[C1] == 1 {
 			j.recount(op.ID, op.Return)
 		}
 	}
 	if j.h.MaxStaleness > 0 {
-		since := op.Call - int64(j.h.MaxStaleness+j.h.Settling)
+		since := j.asOf(op) - int64(j.h.MaxStaleness+j.h.Settling)
 		if written := l.done.before(since); version < written && !j.during(since, op.Return, lies, 0) {
 			j.breach(P2, "%s, but version %d was written more than %v before", j.say(op), written, j.h.MaxStaleness)
 		}
+	}
+}
+
+// asOf is the time that a Get's answer has to be as new as.
+func (j *judge) asOf(op *history.Op) int64 {
+	if op.Lag == 0 {
+		return op.Call
+	}
+	return op.Call - op.Lag - int64(j.h.Transit)
+}
+
+// local holds a client with a cache of its own to what that promises.
+func (j *judge) local(op *history.Op, l *lines, version uint64) {
+	if !j.h.Local || op.Mark != history.Fresh {
+		return
+	}
+	if seen := l.seen[op.Replica].before(op.Call); version < seen {
+		j.breach(LocalMonotonic, "%s with a lag of %v, but the same client had answered version %d before", j.say(op), time.Duration(op.Lag), seen)
+	}
+	if wrote := l.wrote[op.Replica].before(op.Call); version < wrote {
+		j.breach(LocalWrites, "%s with a lag of %v, but version %d had been written through the same client", j.say(op), time.Duration(op.Lag), wrote)
 	}
 }
 
@@ -266,6 +303,8 @@ type lines struct {
 	tombs  timeline   // deletions, by the time of their call
 	done   timeline   // writes that were answered, by the time of the answer
 	floors []timeline // of each replica: what it had acknowledged, by the time of the answer
+	seen   []timeline // of each replica: what it had answered fresh to a Get, by the time of the answer
+	wrote  []timeline // of each replica: what was written through it, by the time of the answer
 	// deletions are the versions of all tombstones that may be, ascending.
 	deletions []uint64
 }
@@ -273,11 +312,17 @@ type lines struct {
 func timelines(h *history.History) []*lines {
 	all := make([]*lines, len(h.IDs))
 	for i := range all {
-		all[i] = &lines{floors: make([]timeline, h.Replicas)}
+		all[i] = &lines{floors: make([]timeline, h.Replicas), seen: make([]timeline, h.Replicas), wrote: make([]timeline, h.Replicas)}
 	}
 	for i := range h.Ops {
 		op := &h.Ops[i]
 		l := all[op.ID]
+		switch {
+		case op.Kind == history.Get && op.Mark == history.Fresh && !op.Absent:
+			l.seen[op.Replica].add(op.Return, op.Version)
+		case op.Kind.Writes() && op.Replica >= 0 && op.Return != history.Never:
+			l.wrote[op.Replica].add(op.Return, op.Version)
+		}
 		if !op.Kind.Writes() {
 			continue
 		}
@@ -311,6 +356,8 @@ func timelines(h *history.History) []*lines {
 	for _, l := range all {
 		for r := range l.floors {
 			l.floors[r].settle()
+			l.seen[r].settle()
+			l.wrote[r].settle()
 		}
 	}
 	return all

@@ -72,6 +72,17 @@ func at(replica int) func(*history.Op) {
 	}
 }
 
+func lag(n int64) func(*history.Op) { return func(o *history.Op) { o.Lag = n } }
+
+func acked(replicas ...int) func(*history.Op) {
+	return func(o *history.Op) {
+		o.Acked = 0
+		for _, r := range replicas {
+			o.Acked |= history.Only(r)
+		}
+	}
+}
+
 func absent(o *history.Op) { o.Absent = true }
 
 func marked(m history.Mark) func(*history.Op) { return func(o *history.Op) { o.Mark = m } }
@@ -106,6 +117,18 @@ func TestJudge(t *testing.T) {
 		}}},
 		{name: "a read behind a put is older", broken: []judge.Rule{judge.C1}, h: history.History{Ops: []history.Op{
 			put(1, 2, 1), put(3, 4, 2), get(5, 6, 1),
+		}}},
+		{name: "an answer of a client may be behind by its lag", h: history.History{Local: true, Transit: 2, Ops: []history.Op{
+			put(1, 2, 1), put(3, 4, 2, at(1), acked(0, 1)), get(8, 9, 1, lag(3)), get(11, 12, 2, lag(3)),
+		}}},
+		{name: "and by no more", broken: []judge.Rule{judge.LocalLag}, h: history.History{Local: true, Transit: 2, Ops: []history.Op{
+			put(1, 2, 1), put(3, 4, 2, at(1), acked(0, 1)), get(10, 11, 1, lag(3)),
+		}}},
+		{name: "a client goes back", broken: []judge.Rule{judge.LocalMonotonic}, h: history.History{Local: true, Ops: []history.Op{
+			put(1, 2, 1), external(3, 4, 2), get(5, 6, 2), get(7, 8, 1, lag(7)),
+		}}},
+		{name: "a client does not see its own write", broken: []judge.Rule{judge.LocalWrites}, h: history.History{Local: true, Ops: []history.Op{
+			put(1, 2, 1), put(3, 4, 2), get(5, 6, 1, lag(5)),
 		}}},
 		{name: "a degraded answer is no excuse", broken: []judge.Rule{judge.C1}, h: history.History{
 			Windows: []history.Window{{Start: 0, End: 9, Excuses: true}},

@@ -57,7 +57,8 @@ func (j *judge) porcupine(patience time.Duration) {
 		switch {
 		case op.Return == history.Never:
 		case op.Kind == history.Get:
-			if op.Mark != history.Stale {
+			// What may lag is not linearizable, nor meant to be.
+			if op.Mark != history.Stale && op.Lag == 0 {
 				add(op, int(op.Replica), step{version: l.shown(op)})
 			}
 		default:

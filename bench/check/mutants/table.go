@@ -33,17 +33,27 @@ var table = []Mutant{
 	},
 	{
 		Name: "identity is not compared on a hit",
-		File: "core/cache/backend.go", Old: "if !ok || r.owner != b || r.entry.ID != id {", New: "if !ok {",
+		File: "core/cache/backend.go", Old: "if !ok || !r.is(b, id) {", New: "if !ok {",
 		Package: cacheDir, Test: "TestIdentityIsCompared",
 	},
 	{
 		Name: "the tenant is left out of the hash, and identity not compared",
-		File: "core/cache/backend.go", Old: "if !ok || r.owner != b || r.entry.ID != id {", New: "if !ok || r.entry.ID.Key != id.Key {",
+		File: "core/cache/record.go", Old: "return r.site.tenant == id.Tenant && r.site.service", New: "return r.site.service",
 		Package: cacheDir, Test: "TestIdentityIsCompared",
 	},
 	{
+		Name: "what is held of one store is used for the one that took its place",
+		File: "core/cache/backend.go", Old: "c.spaces++", New: "c.spaces = 1",
+		Package: cacheDir, Test: "TestSwapToAnotherStore",
+	},
+	{
+		Name: "a backend counts as unused while a call is under way in it",
+		File: "core/cache/mount.go", Old: "	if u.n == 0 {\n", New: "	if u.n >= 0 {\n",
+		Package: cacheDir, Test: "TestR10AckedThroughTheFormerBackend",
+	},
+	{
 		Name: "nothing but age decides whether a record is valid",
-		File: "core/cache/read.go", Old: "return r.born >= need && (r.exact", New: "return (r.exact",
+		File: "core/cache/read.go", Old: "return r.born >= need && (r.flags.has(isExact)", New: "return (r.flags.has(isExact)",
 		Package: cacheDir, Test: "TestOvertakenFillOfAnUncountedStore",
 	},
 	{
@@ -64,7 +74,7 @@ var table = []Mutant{
 	},
 	{
 		Name: "an absence outlives an invalidation",
-		File: "core/cache/read.go", Old: "return r.born >= need && (r.exact", New: "return (r.absent || r.born >= need) && (r.exact",
+		File: "core/cache/read.go", Old: "return r.born >= need && (r.flags.has(isExact)", New: "return (r.flags.has(isAbsent) || r.born >= need) && (r.flags.has(isExact)",
 		Package: cacheDir, Test: "TestOvertakenFillOfAnUncountedStore",
 	},
 	{
@@ -74,7 +84,7 @@ var table = []Mutant{
 	},
 	{
 		Name: "a secret is kept",
-		File: "core/cache/backend.go", Old: "case !b.keeps() || r.entry.Secret ||", New: "case !b.keeps() ||",
+		File: "core/cache/backend.go", Old: "if !b.keeps() || r.entry.Secret ||", New: "if !b.keeps() ||",
 		Package: cacheDir, Test: "TestSecretsAreNotKept",
 	},
 	{
@@ -91,6 +101,11 @@ var table = []Mutant{
 		Name: "a deletion takes the floor away",
 		File: "core/cache/floor.go", Old: "if absent && forgets ||", New: "if absent ||",
 		Package: cacheDir, Test: "TestFloorOfADeletion",
+	},
+	{
+		Name: "an absence is a floor though a write overtook it",
+		File: "core/cache/floor.go", Old: "if known && was.at >= born && !was.gone {", New: "if false {",
+		Package: cacheDir, Test: "TestOvertakenAbsenceIsNoFloor",
 	},
 	{
 		Name: "an old copy of an eventual store counts as the truth",
@@ -133,13 +148,28 @@ var table = []Mutant{
 		Package: cacheDir, Test: "TestWatchMissesNothingAtItsBeginning",
 	},
 	{
+		Name: "whoever resumes is told the snapshot's last change again",
+		File: "core/cache/watch.go", Old: "	w.untold = true\n", New: "	w.untold = false\n",
+		Package: cacheDir, Test: "TestWatchRepeatsNothingOfItsBeginning",
+	},
+	{
+		Name: "a deletion during a view's first list is lost",
+		File: "core/cache/view.go", Old: "was.absent || !known && v.listed > 0", New: "was.absent || !known",
+		Package: cacheDir, Test: "TestWatchTellsADeletionAtItsBeginning",
+	},
+	{
+		Name: "a snapshot is trusted though the view was not exact",
+		File: "core/cache/watch.go", Old: "exact = exact || at == w.view.last", New: "exact = true",
+		Package: cacheDir, Test: "TestWatchTellsNothingThatWentBeforeItsBeginning",
+	},
+	{
 		Name: "a position of another run is accepted",
 		File: "core/cache/watch.go", Old: "if v.prefix == r.KeyPrefix && v.name == name {", New: `if v.prefix == r.KeyPrefix && name != "" {`,
 		Package: cacheDir, Test: "TestPositionOfAnotherRun",
 	},
 	{
 		Name: "a position of another tenant is accepted",
-		File: "core/cache/watch.go", Old: `return []string{"view", b.policy.Prefix, r.Tenant.String(), r`, New: `return []string{"view", b.policy.Prefix, "", r`,
+		File: "core/cache/watch.go", Old: `return []string{"view", b.now.Load().policy.Prefix, r.Tenant.String(), r`, New: `return []string{"view", b.now.Load().policy.Prefix, "", r`,
 		Package: cacheDir, Test: "TestWatchResumes",
 	},
 	{

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,6 +46,10 @@ type ProcessOptions struct {
 	Config, Plugin string
 	Tenants        []config.Tenant
 	LogLevel       string // "": WARN
+	// Local lets each replica be asked through one client.Cache.
+	Local bool
+	// Streams lets Gets go over streams that stay open.
+	Streams bool
 }
 
 // Processes are real replicas: the configuration service's processes, each
@@ -157,11 +162,14 @@ type process struct {
 	tokenKey string
 	logs     *logs
 
+	manifests atomic.Int64 // that were written
+
 	mu         sync.Mutex
 	management string
 	cmd        *exec.Cmd
 	ended      chan struct{}
 	client     *client.Client
+	cache      *client.Cache // nil unless the clients have one
 }
 
 func (r *process) plugin() string { return filepath.Join(r.dir, "plugin") }
@@ -178,19 +186,32 @@ func (r *process) install() error {
 	if err := os.WriteFile(r.plugin(), program, 0o700); err != nil { //nolint:gosec // it is a program
 		return err
 	}
+	return r.writeManifest()
+}
+
+// writeManifest writes one that is another than the last, as an editor does:
+// nothing but the deadline of calls is, so the plugin is replaced and the store
+// is the same.
+func (r *process) writeManifest() error {
 	p := r.system.options.Policy
+	timeout := 5*time.Second + time.Duration(r.manifests.Add(1)%2)*time.Millisecond
 	text := fmt.Sprintf(`version: 1
 backends:
   origin:
     plugin: ./plugin
+    call_timeout: %v
     options: { socket: %q }
 routes:
   - prefix: %s
     backend: origin
     cache: { mode: event, max_staleness: %v, stale_if_error: %v, negative_ttl: %v }
     layers: ["{tenant}/{service}", "{tenant}"]
-`, r.system.socket(), Prefix, p.MaxStaleness, p.StaleIfError, p.NegativeTTL)
-	return os.WriteFile(filepath.Join(r.dir, "tagstore.yaml"), []byte(text), 0o600)
+`, timeout, r.system.socket(), Prefix, p.MaxStaleness, p.StaleIfError, p.NegativeTTL)
+	path := filepath.Join(r.dir, "tagstore.yaml")
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
 }
 
 // start runs the replica and waits until it is ready.
@@ -203,7 +224,7 @@ func (r *process) start(ctx context.Context) error {
 		"PATH=" + os.Getenv("PATH"), "TAGSTORE_MANIFEST=" + filepath.Join(r.dir, "tagstore.yaml"),
 		"TAGSTORE_LISTEN=" + r.listen, "TAGSTORE_MANAGEMENT_LISTEN=127.0.0.1:0", "TAGSTORE_SOCKET_DIR=" + filepath.Join(r.dir, "s"),
 		"TAGSTORE_JWT_ISSUER=" + issuer.Issuer(), "TAGSTORE_JWT_CLIENT_IDS=" + issuer.ClientID() + "," + machineID, "TAGSTORE_JWKS_URL=" + issuer.JWKSURL(),
-		"TAGSTORE_DEV=true", "TAGSTORE_TOKEN_KEY=" + r.tokenKey, "TAGSTORE_LOG_LEVEL=" + r.system.options.LogLevel, "TAGSTORE_DRAIN_DELAY=0s",
+		"TAGSTORE_DEV=true", "TAGSTORE_PLUGIN_MAX_FAILURES=0", "TAGSTORE_TOKEN_KEY=" + r.tokenKey, "TAGSTORE_LOG_LEVEL=" + r.system.options.LogLevel, "TAGSTORE_DRAIN_DELAY=0s",
 		"TAGSTORE_REPLICA_ID=" + r.name, "TAGSTORE_RECONCILE_CALLS=60000", "TAGSTORE_REFRESHES_PER_TENANT=10000", "TAGSTORE_WATCH_HEARTBEAT=1s",
 	}
 	if len(r.system.replicas) > 1 {
@@ -240,8 +261,18 @@ func (r *process) start(ctx context.Context) error {
 	if r.client != nil {
 		return nil
 	}
+	var options []client.Option
+	if r.system.options.Streams {
+		options = append(options, client.WithStreams())
+	}
 	var err error
-	r.client, err = client.New(r.listen)
+	if r.client, err = client.New(r.listen, options...); err != nil || !r.system.options.Local {
+		return err
+	}
+	p := r.system.options.Policy
+	r.cache, err = client.NewCache(r.client, client.CacheOptions{
+		Prefixes: []string{Prefix}, MaxStaleness: p.MaxStaleness, StaleIfError: p.StaleIfError,
+	})
 	return err
 }
 
@@ -343,6 +374,20 @@ func (p *Processes) Metrics(ctx context.Context, replica int) (string, error) {
 	return text.String(), err
 }
 
+// values is a client with or without a cache.
+type values interface {
+	Get(ctx context.Context, key config.Key, service config.Service, opts ...client.GetOption) (client.Answer, error)
+	Put(ctx context.Context, r client.PutRequest, opts ...client.WriteOption) (client.Entry, error)
+	Delete(ctx context.Context, r client.DeleteRequest, opts ...client.WriteOption) (client.Entry, error)
+}
+
+func (r *process) values() values {
+	if r.cache != nil {
+		return r.cache
+	}
+	return r.client
+}
+
 func (p *Processes) as(ctx context.Context, id config.ID) context.Context {
 	return client.ContextWithToken(ctx, p.tokens[id.Tenant])
 }
@@ -358,22 +403,22 @@ func (p *Processes) Get(ctx context.Context, replica int, id config.ID, w Want) 
 	if w.Truth {
 		opts = append(opts, client.MaxStaleness(0))
 	}
-	a, err := p.replicas[replica].client.Get(p.as(ctx, id), id.Key, id.Service, opts...)
+	a, err := p.replicas[replica].values().Get(p.as(ctx, id), id.Key, id.Service, opts...)
 	switch {
 	case config.CodeOf(err) == config.NotFound:
-		return Answer{Absent: true}, nil
+		return Answer{Absent: true, Mark: marked(a.Freshness.State), Lag: a.Lag}, nil
 	case err != nil:
 		return Answer{}, err
 	case a.Entry.Service != id.Service || a.Entry.Shared:
 		return Answer{}, errOther
 	}
-	return Answer{Version: a.Entry.Version, Value: a.Entry.Value, Mark: marked(a.Freshness.State)}, nil
+	return Answer{Version: a.Entry.Version, Value: a.Entry.Value, Mark: marked(a.Freshness.State), Lag: a.Lag}, nil
 }
 
 // Put implements System.
 func (p *Processes) Put(ctx context.Context, replica int, id config.ID, latest uint64, value []byte) (history.Replicas, error) {
 	var others []client.ReplicaStatus
-	_, err := p.replicas[replica].client.Put(p.as(ctx, id),
+	_, err := p.replicas[replica].values().Put(p.as(ctx, id),
 		client.PutRequest{Key: id.Key, Service: id.Service, Value: value, ExpectedVersion: &latest}, client.Replicas(&others))
 	return p.have(replica, others, err)
 }
@@ -381,7 +426,7 @@ func (p *Processes) Put(ctx context.Context, replica int, id config.ID, latest u
 // Delete implements System.
 func (p *Processes) Delete(ctx context.Context, replica int, id config.ID, latest uint64) (history.Replicas, error) {
 	var others []client.ReplicaStatus
-	_, err := p.replicas[replica].client.Delete(p.as(ctx, id),
+	_, err := p.replicas[replica].values().Delete(p.as(ctx, id),
 		client.DeleteRequest{Key: id.Key, Service: id.Service, ExpectedVersion: &latest}, client.Replicas(&others))
 	return p.have(replica, others, err)
 }
@@ -486,6 +531,15 @@ func (p *Processes) HoldPlugin(ctx context.Context, replica int) (release func()
 	return func() error { return os.Rename(program+".away", program) }, p.KillPlugin(ctx, replica)
 }
 
+// ReloadReplica has a replica reload a manifest that replaces its plugin.
+func (p *Processes) ReloadReplica(replica int) error {
+	r := p.replicas[replica]
+	if err := r.writeManifest(); err != nil {
+		return err
+	}
+	return r.signal(syscall.SIGHUP)
+}
+
 // KillReplica kills a replica; the returned function starts it again.
 func (p *Processes) KillReplica(replica int) (restart func(context.Context) error, err error) {
 	r := p.replicas[replica]
@@ -503,6 +557,9 @@ func (p *Processes) StopReplica(replica int) (resume func() error, err error) {
 func (p *Processes) Close() error {
 	var errs []error
 	for _, r := range p.replicas {
+		if r.cache != nil {
+			errs = append(errs, r.cache.Close())
+		}
 		if r.client != nil {
 			errs = append(errs, r.client.Close())
 		}

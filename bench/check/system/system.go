@@ -5,6 +5,7 @@ package system
 
 import (
 	"context"
+	"time"
 
 	"github.com/tagstore/tagstore/bench/check/history"
 	"github.com/tagstore/tagstore/core/config"
@@ -49,6 +50,7 @@ type Answer struct {
 	Value   []byte
 	Absent  bool
 	Mark    history.Mark
+	Lag     time.Duration // how far behind its replica it may be, as it says
 }
 
 // Receipt is what a Refresh was told.

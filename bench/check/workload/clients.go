@@ -21,7 +21,7 @@ func (r *run) get(ctx context.Context, s *history.Session, replica int, id int32
 		return op, err
 	}
 	op.Return = s.Now()
-	op.Version, op.Absent, op.Mark = a.Version, a.Absent, a.Mark
+	op.Version, op.Absent, op.Mark, op.Lag = a.Version, a.Absent, a.Mark, int64(a.Lag)
 	if !a.Absent {
 		op.Canary = r.canaries.Check(r.ids[id], a.Version, a.Value)
 	}

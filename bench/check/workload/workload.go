@@ -36,10 +36,13 @@ type Options struct {
 	// Patience is how long a replica waits for its store, as history.History
 	// has it.
 	Patience time.Duration
-	Readers  int           // 0: 8
-	Writers  int           // 0: 4
-	Pause    time.Duration // of a reader between bursts; 0: 8 ms
-	Keys     int           // of each tenant; 0: 32
+	// Local and Transit are those of history.History.
+	Local   bool
+	Transit time.Duration
+	Readers int           // 0: 8
+	Writers int           // 0: 4
+	Pause   time.Duration // of a reader between bursts; 0: 8 ms
+	Keys    int           // of each tenant; 0: 32
 }
 
 const (
@@ -163,6 +166,7 @@ func Run(ctx context.Context, o Options) (*history.History, history.Canaries, er
 	watchers.Wait()
 	return r.recorder.History(history.History{
 		Replicas: o.System.Replicas(), IDs: r.ids, MaxStaleness: o.MaxStaleness, Settling: o.Settling, Patience: o.Patience,
+		Local: o.Local, Transit: o.Transit,
 	}), r.canaries, err
 }
 

@@ -49,11 +49,12 @@ func (f *frame) parse(most int) (*tagstorev1.SessionRequest, error) {
 			return nil, errBroken
 		}
 		switch {
-		case n == sessionRequestCalls:
+		case n == sessionRequestCalls && kind == protowire.BytesType:
 			calls++
-		case n == sessionRequestCancel && kind == protowire.BytesType: // packed, each one byte or more
-			cancels += varints(b[:size])
-		case n == sessionRequestCancel:
+		case n == sessionRequestCancel && kind == protowire.BytesType: // packed
+			packed, _ := protowire.ConsumeBytes(b)
+			cancels += varints(packed)
+		case n == sessionRequestCancel && kind == protowire.VarintType:
 			cancels++
 		}
 		b = b[size:]
@@ -72,7 +73,7 @@ func (f *frame) parse(most int) (*tagstorev1.SessionRequest, error) {
 var errBroken = config.Errorf(config.InvalidArgument, "a message of the session can not be read").
 	WithHint("send messages of the type SessionRequest")
 
-// varints is at least how many there are in a packed field.
+// varints is how many there are in the content of a packed field.
 func varints(b []byte) (n int) {
 	for _, c := range b {
 		if c < 0x80 { // the last byte of one

@@ -19,6 +19,10 @@ func FuzzFrame(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte{2 << 3, 1, 2 << 3, 1, 2<<3 | 2, 2, 1, 1})
 	f.Add([]byte{1<<3 | 2, 0, 1<<3 | 2, 0, 1<<3 | 2, 0, 1<<3 | 2, 0})
+	f.Add([]byte{2<<3 | 2, 3, 1, 1, 1})                                             // packed, as many as are allowed
+	f.Add([]byte{2<<3 | 2, 4, 1, 1, 1, 1})                                          // and one more
+	f.Add([]byte{2<<3 | 2, 2, 1, 1, 2<<3 | 2, 0, 2<<3 | 2, 1, 1})                   // in three parts, one of them empty
+	f.Add([]byte{2<<3 | 5, 1, 1, 1, 1, 2<<3 | 5, 1, 1, 1, 1, 1 << 3, 1, 1 << 3, 1}) // of another kind: protobuf passes them over
 	f.Fuzz(func(t *testing.T, data []byte) {
 		const most = 3
 		got, err := server.ParseFrame(data, most)

@@ -209,6 +209,9 @@ func (r *Replica) signal(t testing.TB, s syscall.Signal) {
 }
 
 func (r *Replica) stop(t testing.TB) {
+	if t.Failed() {
+		defer func() { t.Logf("what the replica wrote:\n%s", r.output) }()
+	}
 	for _, s := range []syscall.Signal{syscall.SIGCONT, syscall.SIGTERM} { // what is frozen does not hear
 		if err := r.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			t.Errorf("%v: %v", s, err)

@@ -155,6 +155,7 @@ func deploy(t *testing.T, text string) *deployment {
 		"TAGSTORE_ALLOW_ROOT=true", // for the tests without DEV
 		"TAGSTORE_SOCKET_DIR=" + filepath.Join(dir, "sockets"),
 		"TAGSTORE_DRAIN_DELAY=0s",
+		"TAGSTORE_PLUGIN_START_TIMEOUT=30s", // emulators may be busy
 		"TAGSTORE_LOG_LEVEL=DEBUG",
 	}}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -113,8 +114,16 @@ func (e *echo) Put(_ context.Context, r *tagstorev1.PutRequest) (*tagstorev1.Put
 	return &tagstorev1.PutResponse{Entry: &tagstorev1.Entry{Key: r.GetKey(), Version: 1}}, nil
 }
 
-// Watch answers a sync mark, and then what is put.
-func (e *echo) Watch(_ *tagstorev1.WatchRequest, stream grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error {
+// Watch answers as many values as the key prefix says, where it says a number, a
+// sync mark, and then what is put.
+func (e *echo) Watch(r *tagstorev1.WatchRequest, stream grpc.ServerStreamingServer[tagstorev1.WatchResponse]) error {
+	values, _ := strconv.Atoi(r.GetKeyPrefix())
+	for i := range values {
+		put := &tagstorev1.WatchResponse_Put{Put: e.entry(keyName(i))}
+		if err := stream.Send(&tagstorev1.WatchResponse{Event: put, ResumeToken: "token"}); err != nil {
+			return err
+		}
+	}
 	events := make(chan *tagstorev1.WatchResponse, 16)
 	e.mu.Lock()
 	e.watches[events] = stream.Context().Done()

@@ -227,7 +227,7 @@ func BenchmarkBatchPerKey(b *testing.B) {
 	})
 }
 
-// crowds are how many watchers BenchmarkWatch has.
+// crowds are how many watchers BenchmarkWatch and BenchmarkJoin have.
 var crowds = []int{1, 100, 1000}
 
 // watchConns is how many connections this many watchers share, of which one

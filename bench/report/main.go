@@ -137,10 +137,15 @@ resident sets.
 belong to, beside a bare Ristretto cache with as many entries, any of them asked
 for.
 `},
-	{"Many watchers", []string{"ScaleWatch/"}, `From the call of a Put until each of so many watchers has the value, 200 or less on
-a connection, beside plain gRPC that sends the same to as many streams. The
+	{"Many watchers", []string{"ScaleWatch/", "Join/"}, `ScaleWatch is from the call of a Put until each of so many watchers has the value, 200
+or less on a connection, beside plain gRPC that sends the same to as many streams. The
 percentiles are those of single watchers, the time of an operation is that until the
 last one has it.
+
+Join is from when so many come together, as the clients of a replica do at another one
+when theirs has gone, until each has the state of 100 values of 1 KiB. "local" is a store
+that is watched itself, "view" one that can not be; the peaks are the most memory that the
+service and its plugin had until then.
 `},
 	{"What a core serves", []string{"PerCore/"}, `The time that the service's process was on a processor for a call, beside what plain
 gRPC of the same payload costs its own process: a Get from memory, by itself and over a

@@ -97,6 +97,7 @@ type Store struct {
 	tokens      *driver.Sealer
 	maxBatch    int
 	maxAnswer   int
+	turns       turns
 
 	durations  metric.Float64Histogram
 	violations metric.Int64Counter

@@ -62,6 +62,9 @@ type WatchRequest struct {
 // that the keys, their layers or their store are others. A Watch whose prefix
 // has no route any more ends as if it began now.
 //
+// Of the watches of one tenant 16 at a time begin, or begin anew, on one backend;
+// the others wait for them, each of them for a second at most.
+//
 // A Watch holds at most two events of each layer and the versions of 1024 keys
 // in memory: a slow receiver makes its backends wait, and them only for it.
 func (s *Store) Watch(ctx context.Context, r WatchRequest, emit func(Event) error) error {
@@ -145,6 +148,7 @@ type watch struct {
 	refusal error // of emit
 
 	// Of one attempt.
+	turnOver func()                       // to be called when it has begun
 	events   [maxLayers]chan driver.Event // nil behind the last layer
 	failures chan error
 	layers   []bool // which have had their sync
@@ -253,12 +257,19 @@ func (w *watch) reroute() error {
 // attempt watches all layers from where w stands and emits until something
 // fails. Nothing that it started is left then.
 func (w *watch) attempt(ctx context.Context) error {
+	w.heard = false
+	over, ok := w.store.turns.take(ctx, turnOf{w.scope.Tenant, w.route.BackendName})
+	if !ok {
+		return w.refused(ctx.Err())
+	}
+	defer over()
+	w.turnOver = over
 	ctx, cancel := context.WithCancel(ctx)
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	defer cancel()
 	w.events = [maxLayers]chan driver.Event{}
-	w.failures, w.layers, w.heard = make(chan error, len(w.places)), make([]bool, len(w.places)), false
+	w.failures, w.layers = make(chan error, len(w.places)), make([]bool, len(w.places))
 	w.direct = make(chan struct{})
 	for i, p := range w.places {
 		events := make(chan driver.Event)
@@ -551,6 +562,7 @@ func (w *watch) sync(layer int) error {
 
 // caughtUp emits what says that nothing is missing any more.
 func (w *watch) caughtUp() error {
+	w.turnOver()
 	if !w.synced {
 		w.synced, w.gaps = true, 0
 		if err := w.send(EventSync, config.Entry{}); err != nil {

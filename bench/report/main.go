@@ -67,6 +67,8 @@ var columns = []struct{ unit, heading string }{
 	{"connections", "connections opened"},
 	{"cpu-per-replica-sec", "processor time/replica"},
 	{"peak-B", "peak memory"},
+	{"service-peak-B", "peak of the service"},
+	{"plugin-peak-B", "peak of the plugin"},
 	{"cpu-per-item-sec", "processor time"},
 	{"baseline-cpu-per-item-sec", "baseline processor time"},
 	{"cpu-ratio", "ratio of these"},
@@ -705,7 +707,7 @@ func show(unit string, v float64) string {
 	switch {
 	case unit == "sec/op" || strings.HasSuffix(unit, "-sec") || strings.HasSuffix(unit, "-sec/op"):
 		return duration(v)
-	case slices.Contains([]string{"resident-B", "loaded-B", "payload-B", "peak-B"}, unit):
+	case slices.Contains([]string{"resident-B", "loaded-B", "payload-B", "peak-B", "service-peak-B", "plugin-peak-B"}, unit):
 		return fmt.Sprintf("%.0f MB", v/1e6)
 	case slices.Contains([]string{"allocs/op", "calls/op", "retries", "connections", "unanswered"}, unit):
 		return strconv.FormatFloat(v, 'f', -1, 64)

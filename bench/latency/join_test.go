@@ -118,10 +118,7 @@ var errAllHave = errors.New("all have the state")
 // joinReplica has them come to a replica, with the client that users have.
 func joinReplica(b *testing.B, site *stack.Site, replica *stack.Replica, watchers int, got *samples) op {
 	b.Helper()
-	clients := make([]*client.Client, watchConns(watchers))
-	for i := range clients {
-		clients[i] = newClient(b, replica.Address)
-	}
+	clients := watchClients(b, replica, watchers)
 	reader := site.Token(b, tenant, auth.RoleReader)
 	return join(watchers, got, func(ctx context.Context, n int, synced func(int) error) error {
 		values := 0
@@ -143,10 +140,7 @@ func joinReplica(b *testing.B, site *stack.Site, replica *stack.Replica, watcher
 // joinEcho has them come to plain gRPC.
 func joinEcho(b *testing.B, address string, watchers int) op {
 	b.Helper()
-	stubs := make([]tagstorev1.ConfigServiceClient, watchConns(watchers))
-	for i := range stubs {
-		stubs[i] = tagstorev1.NewConfigServiceClient(dial(b, address))
-	}
+	stubs := watchStubs(b, address, watchers)
 	return join(watchers, nil, func(ctx context.Context, n int, synced func(int) error) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()

@@ -39,8 +39,7 @@ func BenchmarkScale(b *testing.B) {
 
 // BenchmarkScaleWatch: from the call of a Put until each of up to 10,000 watchers
 // has the value, as in BenchmarkWatch, of a store that can not be watched itself,
-// as none of AWS can. (Of one that can, each watcher begins with a stream to the
-// plugin, of which one tenant may have 2,048.) One connection has 200 of them, or less.
+// as none of AWS can. One connection has 200 of them, or less.
 func BenchmarkScaleWatch(b *testing.B) {
 	const most = 10_000
 	site := stack.NewSite(b)

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 
 	"github.com/tagstore/tagstore/bench/stack"
 	"github.com/tagstore/tagstore/core/auth"
@@ -234,6 +233,26 @@ var crowds = []int{1, 100, 1000}
 // carries up to 200.
 func watchConns(watchers int) int { return max(8, (watchers+199)/200) }
 
+// watchClients are what this many watchers of a replica share.
+func watchClients(b *testing.B, replica *stack.Replica, watchers int) []*client.Client {
+	b.Helper()
+	clients := make([]*client.Client, watchConns(watchers))
+	for i := range clients {
+		clients[i] = newClient(b, replica.Address)
+	}
+	return clients
+}
+
+// watchStubs are the same of plain gRPC.
+func watchStubs(b *testing.B, address string, watchers int) []tagstorev1.ConfigServiceClient {
+	b.Helper()
+	stubs := make([]tagstorev1.ConfigServiceClient, watchConns(watchers))
+	for i := range stubs {
+		stubs[i] = tagstorev1.NewConfigServiceClient(dial(b, address))
+	}
+	return stubs
+}
+
 // BenchmarkWatch: from the call of a Put until each of up to 1,000 watchers of
 // its prefix has the value, through one replica, beside plain gRPC that sends the
 // same to as many streams. The percentiles are those of single watchers, the
@@ -356,10 +375,7 @@ func gather(b *testing.B, watchers int, watch func(ctx context.Context, n int, s
 func watchReplica(b *testing.B, site *stack.Site, replica *stack.Replica, watchers int) *crowd {
 	b.Helper()
 	id := benchKey(b, 0)
-	clients := make([]*client.Client, watchConns(watchers))
-	for i := range clients {
-		clients[i] = newClient(b, replica.Address)
-	}
+	clients := watchClients(b, replica, watchers)
 	reader, editor := site.Token(b, tenant, auth.RoleReader), site.Token(b, tenant, auth.RoleEditor)
 	c := &crowd{watchers: watchers, put: func(ctx context.Context) error {
 		_, err := clients[0].Put(client.ContextWithToken(ctx, editor), client.PutRequest{Key: id.Key, Value: value(0)})
@@ -394,17 +410,14 @@ func watchReplica(b *testing.B, site *stack.Site, replica *stack.Replica, watche
 // watchEcho is a crowd at plain gRPC.
 func watchEcho(b *testing.B, address string, watchers int) *crowd {
 	b.Helper()
-	conns := make([]*grpc.ClientConn, watchConns(watchers))
-	for i := range conns {
-		conns[i] = dial(b, address)
-	}
+	stubs := watchStubs(b, address, watchers)
 	request := &tagstorev1.PutRequest{Key: keyName(0), Value: value(0)}
 	c := &crowd{watchers: watchers, put: func(ctx context.Context) error {
-		_, err := tagstorev1.NewConfigServiceClient(conns[0]).Put(ctx, request)
+		_, err := stubs[0].Put(ctx, request)
 		return err
 	}}
 	gather(b, watchers, func(ctx context.Context, n int, synced func()) error {
-		stream, err := tagstorev1.NewConfigServiceClient(conns[n%len(conns)]).Watch(ctx, &tagstorev1.WatchRequest{})
+		stream, err := stubs[n%len(stubs)].Watch(ctx, &tagstorev1.WatchRequest{})
 		if err != nil {
 			return err
 		}

@@ -97,6 +97,15 @@ func (p position) beside(o position) bool {
 
 func (p position) olderThan(o position) bool { return p.beside(o) && p.version < o.version }
 
+// same reports whether p and o are known to look the same to who reads.
+func (p position) same(o position) bool {
+	return p.absent && o.absent || p == o && p.counted()
+}
+
+// counted reports whether p may come before or behind another state: not that of a
+// store that does not count.
+func (p position) counted() bool { return p.absent || p.version > 0 }
+
 // maybeBefore reports whether p may be from before o: it is older, or of another
 // layer, or one of the two is an absence. Of a store that does not count nothing
 // is known.
@@ -119,11 +128,56 @@ type slot struct {
 	typed  atomic.Pointer[typed]
 
 	// Under the feed's lock.
-	gen uint64   // counts what was told, answered and done about the key
-	top position // the newest that anybody was answered
-	// ahead says that the slot knows of something that the watch has not told
+	gen uint64 // counts what was told, answered and done about the key
+	// changed is the generation in which that was last something else than top.
+	changed uint64
+	top     position // the newest that anybody was answered
+	// ahead says that the slot may know of something that the watch has not told
 	// yet: it is not to be believed about older things.
 	ahead bool
+	// unsure says that top is one of several that were answered, of which nobody
+	// knows which is the newest.
+	unsure bool
+	// idle says that the key was absent in the last whole state, and that nothing was
+	// told or asked since.
+	idle bool
+	gone bool // no reader finds it any more
+}
+
+// change begins a generation: who asked before may get something older than what is
+// known now, so its answer is not to be held.
+func (sl *slot) change() {
+	sl.repeat()
+	sl.changed = sl.gen
+}
+
+// repeat begins a generation in which top was answered once more. Who asked before
+// may get something older, unless it gets the same.
+func (sl *slot) repeat() {
+	sl.gen++
+	sl.idle = false
+}
+
+// newest reports whether nothing newer than the answer p is known, which the store
+// itself gave to who asked in the generation gen.
+func (sl *slot) newest(p position, gen uint64) bool {
+	return gen == sl.gen || gen >= sl.changed && p.same(sl.top)
+}
+
+// given notes that somebody was answered p, or wrote it.
+func (sl *slot) given(p position) {
+	switch {
+	case p.same(sl.top):
+		sl.repeat()
+		return
+	case p.olderThan(sl.top), p == sl.top: // or nothing is known: the store does not count
+		return
+	case !sl.top.known, sl.top.olderThan(p):
+		sl.top = p
+	default:
+		sl.top, sl.unsure, sl.ahead = p, true, true
+	}
+	sl.change()
 }
 
 // feed keeps the slots of one prefix and service right with one Watch.
@@ -306,7 +360,7 @@ func (f *feed) install() {
 	for key, sl := range f.slots {
 		r := state[key]
 		if r == nil {
-			if held := sl.record.Load(); held != nil && held.absent && f.complete {
+			if held := sl.record.Load(); held != nil && held.absent && f.complete && sl.idle {
 				idle = append(idle, key)
 				continue
 			}
@@ -317,6 +371,9 @@ func (f *feed) install() {
 			r = gone
 		}
 		f.apply(sl, r, true)
+		// What was answered of a key that is absent is known until the next whole
+		// state: this one's replica may be behind, and have older events to tell.
+		sl.idle = r.absent
 	}
 	f.session.remove(f, idle)
 	added := map[config.Key]*slot{}
@@ -339,22 +396,29 @@ func (f *feed) install() {
 
 // apply lets the watch have its say about one slot. In a whole state, which may
 // be that of another replica, older things are no news but a reason to doubt.
+//
+// Once a slot is ahead, it is until the watch tells a newer version than the one
+// that it knows of: an absence, or another layer's value, may come back, so that
+// the watch tells the same says nothing.
 func (f *feed) apply(sl *slot, r *record, whole bool) {
-	sl.gen++
+	sl.change()
 	p := r.position()
 	held := sl.record.Load()
+	newer := !sl.unsure && sl.top.olderThan(p)
 	switch {
-	case held != nil && (held.saved || held.same(r)), !sl.top.known:
+	case !sl.top.known, held != nil && held.saved, newer:
 		f.hold(sl, r, false)
+	case held != nil && held.same(r):
+		f.hold(sl, r, p.counted() && (sl.ahead || whole))
 	case !whole && !sl.ahead:
 		// The watch tells in order. It can only be overtaken by an answer.
-		if p.olderThan(sl.top) {
+		if p.olderThan(sl.top) || held == nil && p.maybeBefore(sl.top) {
 			f.doubt(sl)
 			return
 		}
 		f.hold(sl, r, false)
-	case p.beside(sl.top) && !p.olderThan(sl.top), p.absent && sl.top.absent:
-		f.hold(sl, r, false)
+	case !sl.unsure && p.same(sl.top):
+		f.hold(sl, r, true)
 	case p.olderThan(sl.top) && !whole:
 		// It is behind, and will catch up.
 	default:
@@ -366,11 +430,11 @@ func (f *feed) apply(sl *slot, r *record, whole bool) {
 func (f *feed) hold(sl *slot, r *record, ahead bool) {
 	// Whoever asked before has to look again: two answers of the store may come
 	// in another order than they were given.
-	sl.gen++
-	sl.top, sl.ahead = r.position(), ahead
+	sl.change()
+	sl.top, sl.ahead, sl.unsure = r.position(), ahead, false
 	e := &r.answer.Entry
 	c := f.session.cache
-	if f.ended || (e.Secret && !c.options.Secrets) || c.bytes.Load()+r.size() > c.options.MaxBytes {
+	if f.ended || sl.gone || (e.Secret && !c.options.Secrets) || c.bytes.Load()+r.size() > c.options.MaxBytes {
 		sl.ahead = false
 		f.set(sl, nil)
 		return
@@ -394,7 +458,7 @@ func (f *feed) set(sl *slot, r *record) {
 
 // doubt takes the record away until the store itself has been asked.
 func (f *feed) doubt(sl *slot) {
-	sl.gen++
+	sl.change()
 	sl.ahead = true
 	if old := sl.record.Swap(nil); old != nil {
 		if spare := sl.spare.Swap(old); spare != nil {
@@ -435,10 +499,12 @@ func (f *feed) slot(key config.Key) *slot {
 	return sl
 }
 
-// look says how much was told of a slot, and whether it is in doubt.
+// look says how much was told of a slot, and whether it is in doubt. It is for who
+// asks the service.
 func (f *feed) look(sl *slot) (gen uint64, doubt bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	sl.idle = false
 	return sl.gen, sl.ahead && sl.record.Load() == nil
 }
 
@@ -451,28 +517,29 @@ func (f *feed) found(sl *slot, r *record, gen uint64, truth bool) (held *record,
 	defer f.mu.Unlock()
 	p, now := r.position(), sl.record.Load()
 	switch {
-	case !truth && p.maybeBefore(sl.top):
+	case !truth && (sl.unsure || p.maybeBefore(sl.top)):
 		return nil, true
-	case truth && gen == sl.gen:
+	case truth && sl.newest(p, gen):
 		f.hold(sl, r, true)
 		return nil, false
 	case now == nil:
-		if truth || !p.olderThan(sl.top) {
-			sl.top = p
-		}
+		sl.given(p)
 		return nil, false
 	case now.same(r):
+		// It may be the same again, behind something that the watch has yet to tell.
+		sl.repeat()
+		sl.ahead = sl.ahead || p.counted()
 		if r.readAt > now.readAt {
 			f.hold(sl, r, sl.ahead)
 		}
 		return nil, false
-	case p.beside(sl.top) && !p.olderThan(sl.top):
+	case sl.top.olderThan(p):
 		f.hold(sl, r, true)
 		return nil, false
 	case p.olderThan(sl.top):
 		return now, false
 	}
-	sl.top = p
+	sl.given(p)
 	f.doubt(sl)
 	return nil, false
 }
@@ -489,9 +556,11 @@ func (f *feed) wrote(key config.Key, e Entry) {
 	if held := sl.record.Load(); e.Version > 0 && held != nil && held.position().beside(p) && !held.position().olderThan(p) {
 		return // the watch was faster
 	}
-	if e.Version > 0 && !p.olderThan(sl.top) {
-		sl.top = p
+	if e.Version > 0 {
+		sl.given(p)
 	}
+	// What is deleted in one layer may be there in another.
+	sl.unsure = sl.unsure || e.Deleted
 	f.doubt(sl)
 }
 
@@ -506,7 +575,7 @@ func (f *feed) clear() {
 func (f *feed) forget() {
 	f.synced, f.complete, f.state = false, false, nil
 	for _, sl := range f.slots {
-		sl.gen++
+		sl.change()
 		f.set(sl, nil)
 	}
 }

@@ -114,3 +114,65 @@ func TestLateAnswersDoNotGoBack(t *testing.T) {
 		t.Errorf("%+v is held, want version 8", held)
 	}
 }
+
+// An absent key that is in doubt, and that is asked for all the time, comes to be
+// held: those who asked before the doubt get the same, and keep nobody from it.
+func TestADoubtEndsUnderReads(t *testing.T) {
+	s := lonely(t)
+	f := newFeed(s, scope{prefix: "p_"})
+	sl := f.slot(parsed(t, "p_a"))
+	early, _ := f.look(sl)
+	f.found(sl, newAbsent(), early, false)
+	f.mu.Lock()
+	f.doubt(sl)
+	f.mu.Unlock()
+	late, doubt := f.look(sl)
+	if !doubt {
+		t.Fatal("the key is not in doubt")
+	}
+	f.found(sl, newAbsent(), early, true)
+	if sl.record.Load() != nil {
+		t.Error("an answer from before the doubt is held")
+	}
+	f.found(sl, newAbsent(), late, true)
+	if sl.record.Load() == nil {
+		t.Error("the answer from behind the doubt is not held")
+	}
+}
+
+// What was answered and not held, as a secret is, is not taken back by an older
+// deletion that the watch tells later.
+func TestWhatIsNotHeldIsNotTakenBack(t *testing.T) {
+	s := lonely(t)
+	key := parsed(t, "p_a")
+	f := newFeed(s, scope{prefix: "p_"})
+	if err := f.event(Event{Kind: EventSync}); err != nil {
+		t.Fatal(err)
+	}
+	sl := f.slot(key)
+	gen, _ := f.look(sl)
+	f.found(sl, newValue(Entry{Key: key, Version: 4, Secret: true}), gen, false)
+	if err := f.event(Event{Kind: EventDelete, Entry: Entry{Key: key, Version: 2}}); err != nil {
+		t.Fatal(err)
+	}
+	if held := sl.record.Load(); held != nil {
+		t.Errorf("%+v is held behind version 4", held)
+	}
+}
+
+// An answer that arrives when its slot has been given up is not held: nobody would
+// let go of it.
+func TestNothingIsHeldWhereNobodyLooks(t *testing.T) {
+	s := lonely(t)
+	key := parsed(t, "p_a")
+	f := newFeed(s, scope{prefix: "p_"})
+	sl := f.slot(key)
+	gen, _ := f.look(sl)
+	f.mu.Lock()
+	s.remove(f, []config.Key{key})
+	f.mu.Unlock()
+	f.found(sl, newValue(Entry{Key: key, Version: 4}), gen, true)
+	if n := s.cache.bytes.Load(); n != 0 {
+		t.Errorf("%d bytes are held, and nothing is", n)
+	}
+}

@@ -504,6 +504,7 @@ func (s *Session) remove(f *feed, keys []config.Key) {
 		return
 	}
 	for _, key := range keys {
+		f.slots[key].gone = true
 		f.set(f.slots[key], nil)
 		delete(f.slots, key)
 	}

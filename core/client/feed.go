@@ -161,7 +161,7 @@ func (sl *slot) repeat() {
 // newest reports whether nothing newer than the answer p is known, which the store
 // itself gave to who asked in the generation gen.
 func (sl *slot) newest(p position, gen uint64) bool {
-	return gen == sl.gen || gen >= sl.changed && p.same(sl.top)
+	return gen == sl.gen || gen >= sl.changed && gen < sl.gen && p.same(sl.top)
 }
 
 // given notes that somebody was answered p, or wrote it.

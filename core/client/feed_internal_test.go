@@ -176,3 +176,62 @@ func TestNothingIsHeldWhereNobodyLooks(t *testing.T) {
 		t.Errorf("%d bytes are held, and nothing is", n)
 	}
 }
+
+// What may be older than what was answered is not believed, though it looks the same
+// as that, or comes in order.
+func TestWhatMayBeOlderIsNotBelieved(t *testing.T) {
+	key := parsed(t, "p_a")
+	order, err := config.ParseService("order")
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(version uint64) Event {
+		return Event{Kind: EventPut, Entry: Entry{Key: key, Version: version}}
+	}
+	deleted := Event{Kind: EventDelete, Entry: Entry{Key: key}}
+	anew := []Event{{Kind: EventGap}, {Kind: EventSync}}
+	for _, c := range []struct {
+		name  string
+		tell  []Event
+		wrote Entry
+		then  []Event
+	}{
+		{
+			"an own deletion in one layer, and a state from before it in which there was no other",
+			[]Event{put(1), deleted}, Entry{Key: key, Service: order, Version: 2, Deleted: true}, anew,
+		},
+		{
+			"a version, in order behind the state of a replica that may not have known it to be deleted",
+			[]Event{put(1), deleted}, Entry{}, append(anew, put(1)),
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			f := newFeed(lonely(t), scope{"p_", order})
+			sl := f.slot(key)
+			events := append([]Event{{Kind: EventSync}}, c.tell...)
+			for i, e := range append(events, c.then...) {
+				if i == len(events) && c.wrote.Version > 0 {
+					f.wrote(key, c.wrote)
+				}
+				if err := f.event(e); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if held := sl.record.Load(); held != nil {
+				t.Errorf("%+v is held, and nobody knows whether it is the newest", held.position())
+			}
+		})
+	}
+
+	t.Run("one of two answers of which nobody knows which is the newer", func(t *testing.T) {
+		f := newFeed(lonely(t), scope{"p_", order})
+		sl := f.slot(key)
+		gen, _ := f.look(sl)
+		f.found(sl, newAbsent(), gen, false)
+		f.found(sl, newValue(put(3).Entry), never, true)
+		gen, _ = f.look(sl)
+		if _, again := f.found(sl, newValue(put(3).Entry), gen, false); !again {
+			t.Error("an answer that may be the older of the two was given")
+		}
+	})
+}

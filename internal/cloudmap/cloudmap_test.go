@@ -122,6 +122,23 @@ func (m moto) health(t testing.TB, id string, status types.CustomHealthStatus) {
 	}
 }
 
+// A service of the same name that goes between the list and the look at it is not
+// taken for the one that was asked for.
+func TestAnotherServiceOfThatNameGoes(t *testing.T) {
+	motoService(t) // it is listed first
+	m := motoService(t)
+	proxy := emulators.NewProxy(t, emulators.Moto(t))
+	setenv(t, "AWS_ENDPOINT_URL", proxy.URL)
+	fault := proxy.Inject(emulators.Fault{Operation: "GetService", Times: 1, Then: emulators.Reply, Answer: emulators.JSONError(400, "ServiceNotFound", "gone")})
+	r := open(t, m.namespace, m.service)
+	if err := r.Register(t.Context(), fanout.Replica{ID: "a", Address: "127.0.0.1:7070"}); err != nil {
+		t.Fatal(err)
+	}
+	if fault.Hits() != 1 {
+		t.Errorf("no service went")
+	}
+}
+
 // Who registers is found while it is healthy, and gone when it says so.
 func TestReplicasComeAndGo(t *testing.T) {
 	m := motoService(t)

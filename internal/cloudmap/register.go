@@ -3,6 +3,7 @@ package cloudmap
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"net/netip"
 	"strconv"
 	"time"
@@ -117,6 +118,10 @@ func (r *Registry) serviceID(ctx context.Context) (string, error) {
 			// Not every answer keeps to the filter: emulators leave it out, and
 			// to register in the service of another namespace would be silent.
 			found, err := r.client.GetService(ctx, &servicediscovery.GetServiceInput{Id: s.Id})
+			var gone *types.ServiceNotFound
+			if errors.As(err, &gone) {
+				continue // it was deleted since it was listed: it may be another of the same name
+			}
 			if err != nil {
 				return "", err
 			}

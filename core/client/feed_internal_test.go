@@ -198,11 +198,15 @@ func TestWhatMayBeOlderIsNotBelieved(t *testing.T) {
 	}{
 		{
 			"an own deletion in one layer, and a state from before it in which there was no other",
-			[]Event{put(1), deleted}, Entry{Key: key, Service: order, Version: 2, Deleted: true}, anew,
+			[]Event{put(1), deleted},
+			Entry{Key: key, Service: order, Version: 2, Deleted: true},
+			anew,
 		},
 		{
 			"a version, in order behind the state of a replica that may not have known it to be deleted",
-			[]Event{put(1), deleted}, Entry{}, append(anew, put(1)),
+			[]Event{put(1), deleted},
+			Entry{},
+			append(anew, put(1)),
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
